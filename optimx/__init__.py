@@ -1,0 +1,70 @@
+"""optimx: MARS, AdEMAMix and CAME as parts of one algebra of Optax transformations."""
+
+from optimx import registry, schedules
+from optimx.combine import graft, incoming, mix, precondition, residual, stages
+from optimx.optimizers.adamw import adamw
+from optimx.optimizers.ademamix import ademamix
+from optimx.optimizers.came import came
+from optimx.optimizers.crossings import ademamix_came, mars_ademamix, mars_came
+from optimx.optimizers.lion import lion
+from optimx.optimizers.mars import mars_adamw, mars_adamw_exact, mars_lion
+from optimx.partition import by_path, by_rank, describe_labels
+from optimx.schedules import (
+    half_life_warmup,
+    horizon,
+    linear_warmup,
+    warmup_stable_decay,
+)
+from optimx.sharding import state_shardings
+from optimx.transforms.clipping import clip_by_block_norm
+from optimx.transforms.diagonal import scale_by_rms
+from optimx.transforms.factored import scale_by_factored_rms
+from optimx.transforms.gradient_difference import (
+    add_gradient_difference,
+    add_stale_gradient_difference,
+    value_and_stale_grad,
+)
+from optimx.transforms.momentum import ema
+from optimx.wrappers.layers import per_layer
+from optimx.wrappers.matrices import as_matrices, matrices_only
+from optimx.wrappers.precision import in_float32
+
+__all__ = [
+    "adamw",
+    "add_gradient_difference",
+    "add_stale_gradient_difference",
+    "ademamix",
+    "ademamix_came",
+    "as_matrices",
+    "by_path",
+    "by_rank",
+    "came",
+    "clip_by_block_norm",
+    "describe_labels",
+    "ema",
+    "graft",
+    "half_life_warmup",
+    "horizon",
+    "in_float32",
+    "incoming",
+    "linear_warmup",
+    "lion",
+    "mars_adamw",
+    "mars_adamw_exact",
+    "mars_ademamix",
+    "mars_came",
+    "mars_lion",
+    "matrices_only",
+    "mix",
+    "per_layer",
+    "precondition",
+    "registry",
+    "residual",
+    "scale_by_factored_rms",
+    "scale_by_rms",
+    "schedules",
+    "stages",
+    "state_shardings",
+    "value_and_stale_grad",
+    "warmup_stable_decay",
+]

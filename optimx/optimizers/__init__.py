@@ -1,0 +1,1 @@
+"""Optimizers: one paper per file, each a sentence of named stages."""

@@ -1,0 +1,186 @@
+"""Names for optimizers: what configurations and command lines say.
+
+Code composes by value; strings live here and in configuration files only.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+from optimx.optimizers import adamw as _adamw
+from optimx.optimizers import ademamix as _ademamix
+from optimx.optimizers import came as _came
+from optimx.optimizers import crossings as _crossings
+from optimx.optimizers import lion as _lion
+from optimx.optimizers import mars as _mars
+
+_MEMORY = {"b3": "horizon", "b3_warmup": "run", "alpha_warmup": "run"}
+
+
+class Entry(NamedTuple):
+    """One registered optimizer.
+
+    Attributes:
+      name: what configurations call it.
+      factory: the function that builds it; the first argument is the learning rate.
+      summary: one line of text.
+      needs: extra keyword arguments that its ``update`` requires.
+      recipe: hyperparameters to start a short run of a small model with. The trainer
+        reads ``b3 = "horizon"`` as ``horizon(steps)``, and ``b3_warmup`` and
+        ``alpha_warmup`` (a number of updates, or ``"run"``) as AdEMAMix's ramps.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformationExtraArgs]
+    summary: str
+    needs: tuple[str, ...] = ()
+    recipe: Mapping[str, Any] = {}
+
+
+_ENTRIES = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            "adamw",
+            _adamw.adamw,
+            "AdamW, the yardstick",
+            recipe={"learning_rate": 3e-3, "b2": 0.95, "weight_decay": 0.1},
+        ),
+        Entry(
+            "lion",
+            _lion.lion,
+            "Lion: the sign of an interpolated momentum",
+            recipe={"learning_rate": 6e-4, "weight_decay": 0.5},
+        ),
+        Entry(
+            "mars_adamw",
+            _mars.mars_adamw,
+            "MARS-AdamW: AdamW on variance-reduced gradients",
+            recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "mars_adamw_exact",
+            _mars.mars_adamw_exact,
+            "exact MARS-AdamW: both gradients of the difference on one batch",
+            needs=("stale_grads",),
+            recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "mars_lion",
+            _mars.mars_lion,
+            "MARS-Lion: the sign of an average of variance-reduced gradients",
+            recipe={"learning_rate": 6e-4, "weight_decay": 0.5},
+        ),
+        Entry(
+            "ademamix",
+            _ademamix.ademamix,
+            "AdEMAMix: a fast and a very slow average over Adam's denominator",
+            recipe={"learning_rate": 2e-3, "weight_decay": 0.1} | _MEMORY,
+        ),
+        Entry(
+            "came",
+            _came.came,
+            "CAME: a factored second moment, guided by confidence",
+            recipe={"learning_rate": 2e-3, "b3": 0.999, "weight_decay": 0.01},
+        ),
+        Entry(
+            "mars_ademamix",
+            _crossings.mars_ademamix,
+            "MARS before AdEMAMix",
+            recipe={"learning_rate": 4e-3, "weight_decay": 0.01} | _MEMORY,
+        ),
+        Entry(
+            "mars_came",
+            _crossings.mars_came,
+            "MARS before CAME",
+            recipe={"learning_rate": 2e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "ademamix_came",
+            _crossings.ademamix_came,
+            "CAME with AdEMAMix's two memories",
+            recipe={
+                "learning_rate": 1e-3,
+                "confidence_decay": 0.999,
+                "weight_decay": 0.01,
+            }
+            | _MEMORY,
+        ),
+    )
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names of all registered optimizers, in the order of the documentation.
+
+    Examples:
+      >>> import optimx
+      >>> 'mars_adamw' in optimx.registry.names()
+      True
+    """
+    return tuple(_ENTRIES)
+
+
+def get(name: str) -> Entry:
+    """The entry of a registered optimizer.
+
+    Raises:
+      ValueError: where there is no such optimizer; the nearest name is offered.
+    """
+    if name not in _ENTRIES:
+        raise ValueError(
+            f"unknown optimizer {name!r}{_nearest(name, _ENTRIES)}; "
+            f"there are {', '.join(_ENTRIES)}."
+        )
+    return _ENTRIES[name]
+
+
+def hyperparameters(name: str) -> dict[str, Any]:
+    """The hyperparameters of an optimizer and their defaults, but the learning rate.
+
+    Examples:
+      >>> import optimx
+      >>> optimx.registry.hyperparameters('lion')['b2']
+      0.99
+    """
+    parameters = inspect.signature(get(name).factory).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def build(name: str, **hyperparameters_: Any) -> optax.GradientTransformationExtraArgs:
+    """Builds an optimizer by its name.
+
+    Args:
+      name: a registered name.
+      **hyperparameters_: ``learning_rate`` and any other of its hyperparameters.
+
+    Returns:
+      The optimizer.
+
+    Raises:
+      ValueError: where the name or a hyperparameter is unknown (the nearest is
+        offered), the learning rate missing, or a value out of range.
+
+    Examples:
+      >>> import optimx
+      >>> tx = optimx.registry.build('mars_adamw', learning_rate=6e-3, gamma=0.05)
+    """
+    factory = get(name).factory
+    known = ["learning_rate", *hyperparameters(name)]
+    for key in hyperparameters_:
+        if key not in known:
+            raise ValueError(
+                f"{name}: unknown hyperparameter {key!r}{_nearest(key, known)}; "
+                f"there are {', '.join(known)}."
+            )
+    if "learning_rate" not in hyperparameters_:
+        raise ValueError(f"{name}: learning_rate is missing.")
+    return factory(**hyperparameters_)
+
+
+def _nearest(name: str, known) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]!r}?)" if found else ""

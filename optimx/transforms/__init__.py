@@ -1,0 +1,1 @@
+"""Stages: one idea, one state, one file."""

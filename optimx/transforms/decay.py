@@ -1,0 +1,46 @@
+"""Decoupled weight decay whose mask is checked before anything is lost."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optimx import _checks
+from optimx.typing import Mask, Scalar
+
+
+def decay_weights(
+    weight_decay: Scalar, mask: Mask | None
+) -> optax.GradientTransformationExtraArgs:
+    """Decoupled weight decay on the leaves of a mask that is checked at ``init``.
+
+    A decay of zero reads no parameters, so that ``update`` needs none.
+    """
+    if _checks.is_zero(weight_decay):
+        return optax.with_extra_args_support(optax.identity())
+    inner = optax.with_extra_args_support(optax.add_decayed_weights(weight_decay, mask))
+
+    def init(params):
+        if mask is not None:
+            _checks.prefix_tree(
+                "weight_decay",
+                "mask",
+                mask(params) if callable(mask) else mask,
+                params,
+                _is_boolean,
+                "booleans",
+            )
+        return inner.init(params)
+
+    def update(updates, state, params=None, **extra_args):
+        if params is None and jax.tree.leaves(updates):
+            raise ValueError(
+                "weight_decay: update needs the parameters, got params=None; call "
+                "tx.update(grads, state, params)."
+            )
+        return inner.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _is_boolean(value) -> bool:
+    return isinstance(value, bool) or jnp.result_type(value) == jnp.bool_

@@ -1,0 +1,1 @@
+"""Wrappers: what a transformation sees, and how it keeps its state."""
