@@ -1,0 +1,5 @@
+"""``python -m optimx``."""
+
+from optimx.cli import main
+
+raise SystemExit(main())

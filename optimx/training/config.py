@@ -1,0 +1,126 @@
+"""A run's configuration: read, checked, filled in, written."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from optimx.training import optimizer as optimizers
+from optimx.training.sections import (
+    SECTION_TYPES,
+    Checkpoint,
+    Data,
+    Model,
+    Schedule,
+    Train,
+    build_section,
+    resolve_data,
+    resolve_model,
+    resolve_schedule,
+)
+from optimx.training.settings import (
+    SECTIONS,
+    Layer,
+    Setting,
+    merge,
+    read_file,
+    read_overrides,
+    section,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a run depends on, with no key left open."""
+
+    model: Model
+    optimizer: optimizers.Optimizer
+    schedule: Schedule
+    data: Data
+    train: Train
+    checkpoint: Checkpoint
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update of the parameters learns from."""
+        sequences = self.train.batch_size * self.train.accumulation
+        return sequences * self.data.context
+
+    @property
+    def batch_shape(self) -> tuple[int, int]:
+        """(accumulation, batch size): the leading axes of a training batch."""
+        return self.train.accumulation, self.train.batch_size
+
+
+def load_config(
+    path: Path | None = None, overrides: Iterable[tuple[str, str]] = ()
+) -> Config:
+    """The configuration of a file and of dotted arguments, resolved.
+
+    Args:
+      path: a TOML file, or None for the defaults.
+      overrides: pairs such as ``("train.steps", "500")``; they win over the file.
+
+    Raises:
+      InputError: an unknown section or key, a value of the wrong type or out of
+        range, sizes that do not fit together.
+    """
+    default: Layer = {"optimizer.name": Setting(optimizers.DEFAULT, "default")}
+    file = {} if path is None else read_file(path)
+    return _resolve(merge([default, file, read_overrides(overrides)]))
+
+
+def _resolve(layer: Layer) -> Config:
+    parts = {name: build_section(name, section(layer, name)) for name in SECTION_TYPES}
+    train = parts["train"]
+    model = resolve_model(parts["model"])
+    data = resolve_data(parts["data"], model)
+    return Config(
+        model=model,
+        optimizer=optimizers.resolve_optimizer(
+            section(layer, "optimizer"), train.steps
+        ),
+        schedule=resolve_schedule(parts["schedule"], train.steps),
+        data=dataclasses.replace(
+            data, path=_absolute(data.path), tokenizer=_absolute(data.tokenizer)
+        ),
+        train=train,
+        checkpoint=parts["checkpoint"],
+    )
+
+
+def _absolute(path: str) -> str:
+    """The path from the root, so that a run can be resumed from any folder."""
+    return os.path.abspath(os.path.expanduser(path)) if path else path
+
+
+def dump_config(config: Config) -> str:
+    """TOML that :func:`load_config` turns into the same configuration."""
+    tables: dict[str, Any] = {}
+    for name in SECTIONS:
+        if name == "optimizer":
+            tables[name] = _optimizer_table(config.optimizer)
+        else:
+            tables[name] = _writable(dataclasses.asdict(getattr(config, name)))
+    return tomli_w.dumps(tables)
+
+
+def _optimizer_table(optimizer: optimizers.Optimizer) -> dict[str, Any]:
+    table = _rule_table(optimizer.rule)
+    if optimizer.others is not None:
+        paths = {"paths": list(optimizer.paths)}
+        table["others"] = _rule_table(optimizer.others) | paths
+    return table
+
+
+def _rule_table(rule: optimizers.Rule) -> dict[str, Any]:
+    named = {"name": rule.name, "learning_rate": rule.learning_rate}
+    return named | _writable(rule.hyperparameters)
+
+
+def _writable(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What TOML can say: a key without a value is a key that is absent."""
+    return {k: v for k, v in table.items() if isinstance(v, (bool, int, float, str))}

@@ -1,0 +1,124 @@
+"""From text files to token batches."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from optimx.training.data.batches import training_batch, validation_batches
+from optimx.training.data.cache import cache_dir, write_atomically
+from optimx.training.data.corpus import Corpus, read_corpus
+from optimx.training.data.tokenizer import (
+    END_OF_TEXT,
+    encode,
+    load_tokenizer,
+    train_tokenizer,
+)
+from optimx.training.errors import InputError
+from optimx.training.sections import Data, Train
+
+__all__ = [
+    "END_OF_TEXT",
+    "Dataset",
+    "cache_dir",
+    "check_sizes",
+    "load_dataset",
+    "load_tokenizer",
+    "training_batch",
+    "validation_batches",
+    "write_atomically",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A tokenized corpus.
+
+    Attributes:
+      train: tokens to learn from, one axis.
+      validation: tokens that are held out, one axis.
+      tokenizer: what they were made with.
+      sha256: hash of the corpus' text.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    tokenizer: Tokenizer
+    sha256: str
+
+
+def load_dataset(data: Data, vocab: int) -> Dataset:
+    """Reads the corpus; tokenizer and tokens come from the cache if they can.
+
+    Args:
+      data: a resolved ``[data]`` section.
+      vocab: entries that the model's embedding has.
+
+    Raises:
+      InputError: a corpus or a tokenizer that cannot be used.
+    """
+    corpus = read_corpus(data)
+    if data.tokenizer:
+        tokenizer = load_tokenizer(Path(data.tokenizer))
+    else:
+        tokenizer = _cached_tokenizer(corpus, data.validation, vocab)
+    entries = tokenizer.get_vocab_size()
+    if entries > vocab:
+        raise InputError(
+            f"data.tokenizer = {data.tokenizer!r}: has {entries} entries, "
+            f"model.vocab = {vocab} is smaller"
+        )
+    identity = tokenizer.to_str()
+    train, validation = (
+        _cached_tokens(tokenizer, texts, _key(corpus, data.validation, identity, side))
+        for side, texts in (("train", corpus.train), ("validation", corpus.validation))
+    )
+    return Dataset(train, validation, tokenizer, corpus.sha256)
+
+
+def check_sizes(dataset: Dataset, data: Data, train: Train) -> None:
+    """Whether the corpus is large enough to be cut into these batches.
+
+    Raises:
+      InputError: fewer training tokens than one batch, or fewer held-out tokens
+        than one sequence.
+    """
+    need = train.batch_size * train.accumulation * data.context + 1
+    if len(dataset.train) < need:
+        raise InputError(
+            f"the corpus is smaller than one batch: {len(dataset.train)} training "
+            f"tokens, {need} needed (train.batch_size = {train.batch_size}, "
+            f"train.accumulation = {train.accumulation}, "
+            f"data.context = {data.context})"
+        )
+    need = data.context + 1
+    if len(dataset.validation) < need:
+        raise InputError(
+            f"the held-out text is smaller than one sequence: "
+            f"{len(dataset.validation)} tokens, {need} needed "
+            f"(data.context = {data.context}, data.validation = {data.validation})"
+        )
+
+
+def _cached_tokenizer(corpus: Corpus, share: float, vocab: int) -> Tokenizer:
+    path = cache_dir() / f"tokenizer-{_key(corpus, share, vocab)}.json"
+    if path.exists():
+        return load_tokenizer(path)
+    tokenizer = train_tokenizer(corpus.train, vocab)
+    write_atomically(path, lambda file: file.write(tokenizer.to_str().encode()))
+    return tokenizer
+
+
+def _cached_tokens(tokenizer: Tokenizer, texts: list[str], key: str) -> np.ndarray:
+    path = cache_dir() / f"tokens-{key}.npy"
+    if not path.exists():
+        tokens = encode(tokenizer, texts)
+        write_atomically(path, lambda file: np.save(file, tokens))
+    return np.load(path, mmap_mode="r")
+
+
+def _key(corpus: Corpus, *parts: object) -> str:
+    text = "\n".join([corpus.sha256, *map(str, parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

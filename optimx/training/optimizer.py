@@ -1,0 +1,220 @@
+"""The ``[optimizer]`` section: from a name and numbers to a transformation."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from optimx import registry
+from optimx.partition import by_path
+from optimx.schedules import (
+    half_life_warmup,
+    horizon,
+    linear_warmup,
+    warmup_stable_decay,
+)
+from optimx.training.errors import InputError, nearest
+from optimx.training.sections import Schedule
+from optimx.training.settings import Setting
+from optimx.wrappers.matrices import matrices_only
+
+DEFAULT = "mars_adamw"
+OFF = "off"
+_NOT_IN_TOML = ("mask", "labels", "otherwise")  # functions, trees, transformations
+_RAMPED = {"b3_warmup": "b3", "alpha_warmup": "alpha"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An optimizer of the registry with its numbers.
+
+    Attributes:
+      name: in the registry.
+      learning_rate: the peak of the schedule, above 0.
+      hyperparameters: keyword arguments of the factory; ``b3_warmup`` and
+        ``alpha_warmup``, in steps, turn ``b3`` and ``alpha`` into the end of a
+        ramp; ``"off"`` is none.
+    """
+
+    name: str
+    learning_rate: float
+    hyperparameters: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """The ``[optimizer]`` section, resolved.
+
+    Attributes:
+      rule: for the matrices, or for everything where ``others`` is None.
+      others: ``[optimizer.others]``, for what is not a matrix.
+      paths: patterns of parameters that count as others whatever their rank.
+    """
+
+    rule: Rule
+    others: Rule | None = None
+    paths: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Keyword arguments that ``update`` needs besides the parameters."""
+        rules = [self.rule] if self.others is None else [self.rule, self.others]
+        needs = [need for rule in rules for need in registry.get(rule.name).needs]
+        return tuple(dict.fromkeys(needs))
+
+
+def resolve_optimizer(given: Mapping[str, Setting], steps: int) -> Optimizer:
+    """Checks the section and fills it in from the recipes of the registry.
+
+    Args:
+      given: the section's settings, ``others.`` in front of those of
+        ``[optimizer.others]``.
+      steps: length of the run; ``b3 = "horizon"`` and a warmup of ``"run"`` follow
+        from it.
+
+    Raises:
+      InputError: an unknown optimizer or key, a value that the factory refuses.
+    """
+    mine = {k: v for k, v in given.items() if not k.startswith("others.")}
+    rest = {
+        k.removeprefix("others."): v
+        for k, v in given.items()
+        if k.startswith("others.")
+    }
+    rule = _resolve_rule(mine, steps, "optimizer")
+    if not rest:
+        return Optimizer(rule)
+    paths = rest.pop("paths", Setting([], "default"))
+    if not _is_list_of_text(paths.value):
+        raise InputError(
+            f"{paths.origin}: optimizer.others.paths = {paths.value!r}: "
+            "must be a list of patterns"
+        )
+    others = _resolve_rule(rest, steps, "optimizer.others")
+    return Optimizer(rule, others, tuple(paths.value))
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _resolve_rule(given: Mapping[str, Setting], steps: int, where: str) -> Rule:
+    if "name" not in given:
+        raise InputError(f"[{where}] must have a name")
+    name, origin = given["name"]
+    if name not in registry.names():
+        hint = nearest(str(name), registry.names())
+        raise InputError(f"{origin}: {where}.name = {name!r}: no such optimizer{hint}")
+    known = {
+        key: default
+        for key, default in registry.hyperparameters(name).items()
+        if key not in _NOT_IN_TOML
+    }
+    ramps = [key for key, end in _RAMPED.items() if end in known]
+    keys = ["learning_rate", *known, *ramps]
+    for key, setting in given.items():
+        if key != "name" and key not in keys:
+            raise InputError(
+                f"{setting.origin}: [{where}] {name} has no {key}{nearest(key, keys)}"
+            )
+    recipe = {k: Setting(v, "recipe") for k, v in registry.get(name).recipe.items()}
+    settings = recipe | {k: v for k, v in given.items() if k != "name"}
+    fast = settings["b1"].value if "b1" in settings else known.get("b1", 0.0)
+    numbers = {
+        key: _number(f"{where}.{key}", setting, steps, fast)
+        for key, setting in settings.items()
+    }
+    rate = numbers.pop("learning_rate", None)
+    if type(rate) not in (int, float) or not 0 < rate < float("inf"):
+        raise InputError(f"{where}.learning_rate = {rate!r}: must be a number above 0")
+    rule = Rule(
+        name,
+        float(rate),
+        {k: v for k, v in (known | numbers).items() if v is not None},
+    )
+    _require_buildable(rule, given, where)
+    return rule
+
+
+def _require_buildable(rule: Rule, given: Mapping[str, Setting], where: str) -> None:
+    plain = {k: v for k, v in rule.hyperparameters.items() if k not in _RAMPED}
+    try:
+        # Without its ramps first: those would name their own arguments in an error.
+        registry.build(rule.name, learning_rate=rule.learning_rate, **plain)
+        transformation(rule, rule.learning_rate)
+    except (ValueError, TypeError) as error:
+        line = " ".join(str(error).split())
+        named = (s.origin for k, s in given.items() if re.search(rf"\b{k}\b", line))
+        origin = next(named, given["name"].origin)
+        raise InputError(f"{origin}: [{where}] {line}") from error
+
+
+def _number(name: str, setting: Setting, steps: int, fast: Any) -> Any:
+    """What the setting means in a run of ``steps`` steps with b1 = ``fast``."""
+    value, origin = setting
+    key = name.rpartition(".")[2]
+    if key == "b3" and value == "horizon":
+        # In a very short run the horizon would be nearer than the fast memory's.
+        return max(horizon(steps), fast) if isinstance(fast, float) else horizon(steps)
+    if key in _RAMPED and value != OFF:
+        length = steps if value == "run" else value
+        if type(length) is not int or length < 1:
+            raise InputError(
+                f"{origin}: {name} = {value!r}: must be a number of steps, at least 1, "
+                f'or "run" (the whole run) or "{OFF}"'
+            )
+        return length
+    return value
+
+
+def build_optimizer(
+    optimizer: Optimizer, schedule: Schedule, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation, its learning rates on the run's schedule."""
+
+    def scheduled(rule: Rule) -> optax.GradientTransformation:
+        return transformation(
+            rule, learning_rate_schedule(schedule, rule.learning_rate, steps)
+        )
+
+    tx = scheduled(optimizer.rule)
+    if optimizer.others is not None:
+        tx = matrices_only(
+            tx, otherwise=scheduled(optimizer.others), labels=by_path(optimizer.paths)
+        )
+    return optax.with_extra_args_support(tx)
+
+
+def transformation(
+    rule: Rule, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """The rule as the registry builds it, its ramps made into schedules."""
+    hyper = dict(rule.hyperparameters)
+    if (steps := hyper.pop("b3_warmup", OFF)) != OFF:
+        hyper["b3"] = half_life_warmup(hyper.get("b1", 0.0), hyper["b3"], steps)
+    if (steps := hyper.pop("alpha_warmup", OFF)) != OFF:
+        hyper["alpha"] = linear_warmup(hyper["alpha"], steps)
+    return registry.build(rule.name, learning_rate=learning_rate, **hyper)
+
+
+def learning_rate_schedule(
+    schedule: Schedule, peak: float, steps: int
+) -> optax.Schedule:
+    """The learning rate of a resolved ``[schedule]``; counts from 0."""
+    if schedule.kind == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if schedule.warmup else peak,
+            peak_value=peak,
+            warmup_steps=schedule.warmup,
+            decay_steps=steps,
+            end_value=schedule.final * peak,
+        )
+    return warmup_stable_decay(
+        peak,
+        steps=steps,
+        warmup=schedule.warmup,
+        decay=schedule.decay,
+        end=schedule.final * peak,
+    )

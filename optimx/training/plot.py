@@ -1,0 +1,36 @@
+"""The picture of a run: loss.png."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def plot_losses(lines: Iterable[dict[str, Any]], title: str, path: Path) -> None:
+    """Draws training and validation loss over the steps.
+
+    Args:
+      lines: of metrics.jsonl.
+      title: says which optimizer and which model.
+      path: of the PNG file.
+    """
+    lines = list(lines)
+    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    validation = [
+        (line["step"], line["val_loss"]) for line in lines if "val_loss" in line
+    ]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    if train:
+        axes.plot(*zip(*train, strict=True), lw=1, alpha=0.6, label="training")
+    if validation:
+        axes.plot(*zip(*validation, strict=True), "o-", ms=4, label="validation")
+        step, loss = validation[-1]
+        axes.annotate(
+            f"{loss:.3f}", (step, loss), (-4, 8), textcoords="offset points", ha="right"
+        )
+    axes.set(title=title, xlabel="step", ylabel="cross entropy (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,279 @@
+"""The command line as a person or a program meets it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from training.small import words, write_corpus
+
+from optimx import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTIMX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _explicit_arithmetic():
+    """The command line runs under JAX's own defaults."""
+
+
+@pytest.fixture(autouse=True)
+def _keep_jax_as_it_is(monkeypatch):
+    monkeypatch.setattr(
+        "optimx.training.compilation.use_compilation_cache", lambda: None
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def run(corpus, tmp_path_factory):
+    """The folder of a finished run."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = start("train", *words(corpus), "--out", str(folder))
+    out, err = done.communicate(timeout=200)
+    assert (done.returncode, err) == (0, ""), err
+    assert f"The run is in {folder}" in out
+    return folder
+
+
+def start(*arguments, program=("-m", "optimx"), **how):
+    """A process of its own, without the devices that the tests pretend to have."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(ROOT)
+    return subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        **how,
+    )
+
+
+def refuse(capsys, *arguments):
+    """Runs the command, which must refuse its input, and returns its one line."""
+    status = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("optimx: ")
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --optimizer.name marz_adamw", "did you mean mars_adamw"),
+        ("train --optimizer.b1 1.0", r"b1 must be in \[0, 1\), got 1\.0"),
+        ("train --optimizer.b2 -0.1", r"b2 must be in \[0, 1\), got -0\.1"),
+        ("train --optimizer.eps -1e-8", "eps must be .* got -1e-08"),
+        ("train --optimizer.gamma -1", "gamma must be .* got -1"),
+        ("train --optimizer.gama 1", "mars_adamw has no gama; did you mean gamma"),
+        (
+            "train --optimizer.name ademamix --optimizer.alpha_warmup 0",
+            r"optimizer\.alpha_warmup = 0: must be a number of steps, at least 1",
+        ),
+        ("train --train.stepz 5", r"\[train\] has no key stepz; did you mean steps"),
+        ("train --trane.steps 5", r"--trane\.steps: there is no section"),
+        ("train --train.steps five", r"train\.steps = 'five': must be an integer"),
+        ("train --train.steps", r"--train\.steps: needs a value"),
+        ("train --data.context 129", "at most the model's context, 128"),
+        ("train --data.source text", r"data\.path"),
+        ("train --data.source text --data.path absent.txt", "names no file"),
+        ("train absent.toml", r"absent\.toml: cannot be read: No such file"),
+        ("train a.toml b.toml", "unrecognized arguments: b.toml"),
+        ("train --stesp 5", "unrecognized arguments: --stesp"),
+        ("trian", "invalid choice: 'trian'"),
+        ("", "required: COMMAND"),
+        ("list --train.steps 5", "only optimx train takes settings"),
+        ("resume absent", r"absent: is not a run's folder: no config\.toml"),
+        ("sample absent --prompt x", "absent: is not a run's folder"),
+        ("sample absent", "required: --prompt"),
+        ("sample absent --prompt x --tokens many", "invalid int value: 'many'"),
+    ],
+)
+def test_bad_words_give_one_line_and_status_2(
+    capsys, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(message, refuse(capsys, *arguments.split()))
+    assert list(tmp_path.rglob("config.toml")) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no text"),
+        (b"some \xff text", r"text\.txt: is not UTF-8 text \(byte 5\)"),
+        (b"too little", "the corpus is smaller than one batch"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used(capsys, tmp_path, content, message):
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+    line = refuse(capsys, "train", *words(text), "--out", tmp_path / "run")
+    assert re.search(message, line)
+
+
+def test_a_corpus_that_cannot_be_read(capsys, tmp_path, monkeypatch, corpus):
+    def refuse_to_read(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse_to_read)
+    line = refuse(capsys, "train", *words(corpus), "--out", tmp_path / "run")
+    assert "file_0.txt: cannot be read: Permission denied" in line
+
+
+def test_a_folder_that_holds_another_run(capsys, run, corpus):
+    before = (run / "config.toml").read_text()
+    line = refuse(capsys, "train", *words(corpus), "--out", run)
+    assert f"{run}: holds another run; optimx resume {run} continues it" in line
+    assert (run / "config.toml").read_text() == before
+
+
+def test_a_prompt_longer_than_the_context(capsys, run):
+    line = refuse(capsys, "sample", run, "--prompt", "x y " * 30)
+    assert re.search(r"prompt: \d+ tokens are more than the model's context, 16", line)
+
+
+def test_sample_prints_text_that_the_seed_decides(capsys, run):
+    texts = []
+    for seed in (1, 1, 2):
+        arguments = ["sample", str(run), "--prompt", "def", "--seed", str(seed)]
+        assert cli.main([*arguments, "--tokens", "20"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert all(text.startswith("def") for text in texts)
+
+
+def test_resume_of_a_finished_run_shows_its_result(capsys, run):
+    before = (run / "metrics.jsonl").read_text()
+    assert cli.main(["resume", str(run)]) == 0
+    assert "validation loss" in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_a_file_and_arguments_together(capsys, tmp_path, corpus):
+    file = tmp_path / "run.toml"
+    file.write_text('[train]\nsteps = 3\nseed = 7\n[optimizer]\nname = "lion"\n')
+    chosen = words(corpus)
+    at = chosen.index("--train.steps")
+    del chosen[at : at + 2]
+    out = tmp_path / "out"
+    done = cli.main(["train", str(file), *chosen, "--train.seed=8", "--out", str(out)])
+    assert done == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["steps"], summary["seed"], summary["optimizer"]) == (3, 8, "lion")
+
+
+def test_a_run_without_a_folder_gets_a_new_one(tmp_path, corpus, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", *words(corpus, train__steps=1, schedule__warmup=0)]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-mars_adamw", folder.name)
+
+
+def test_a_run_that_diverges_has_status_1(capsys, tmp_path, corpus):
+    wild = words(
+        corpus,
+        optimizer__name="adamw",
+        optimizer__learning_rate=1e38,
+        schedule__warmup=0,
+    )
+    assert cli.main(["train", *wild, "--out", str(tmp_path / "run")]) == 1
+    assert re.fullmatch(
+        r"optimx: step \d: .* the run has diverged .*\n", capsys.readouterr().err
+    )
+
+
+def test_list(capsys):
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("mars_adamw", "stale_grads", "124,439,808"))
+
+
+def test_help_has_every_command(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("train", "resume", "sample", "list"))
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [("train", "flax"), ("train", "orbax"), ("train", "tomli_w"), ("list", "rich")],
+)
+def test_without_the_extra_one_line_says_what_to_install(command, package):
+    program = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from optimx.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = start(command, program=("-c", program))
+    _, err = done.communicate(timeout=100)
+    assert done.returncode == 2
+    assert err.count("\n") == 1
+    assert "python -m pip install -e '.[train]'" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_be_resumed_exactly(tmp_path, corpus, number):
+    """Real processes: stopped by a signal in the middle, continued, compared."""
+    chosen = words(
+        corpus,
+        optimizer__name="mars_adamw_exact",
+        train__accumulation=2,
+        train__steps=400,
+        train__eval_every=50,
+        checkpoint__every=150,
+    )
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    process = start("train", *chosen, "--out", str(parted))
+    wait_for_line(parted / "metrics.jsonl", process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    (step,) = re.findall(rf"after step (\d+), .* optimx resume {parted}\n", err)
+    assert 1 <= int(step) < 400
+    assert (parted / "checkpoints" / step).is_dir()
+    for arguments in (["resume", str(parted)], ["train", *chosen, "--out", str(whole)]):
+        process = start(*arguments)
+        _, err = process.communicate(timeout=200)
+        assert (process.returncode, err) == (0, "")
+    assert lines(parted) == lines(whole)
+    assert len(lines(whole)) == 400 + 8
+
+
+def wait_for_line(file, process):
+    """Until training has begun."""
+    while not (file.exists() and file.stat().st_size):
+        assert process.poll() is None, process.communicate()
+        try:
+            process.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def lines(folder):
+    found = []
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        record.pop("tokens_per_second", None)
+        found.append(record)
+    return found

@@ -1,0 +1,22 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optimx.training import model
+from optimx.training.data import validation_batches
+from optimx.training.evaluate import make_evaluate
+from optimx.training.step import mean_loss
+from training.small import config
+
+
+def test_the_validation_loss_is_the_mean_over_all_batches(corpus):
+    chosen = config(corpus)
+    params = model.init(chosen.model, 0)
+    held_out = np.random.default_rng(0).integers(0, 300, 500)
+    batches = validation_batches(held_out, batches=3, batch_size=2, context=16)
+    found = make_evaluate(chosen, batches)(params)
+    together = jnp.asarray(batches.reshape(6, 17))
+    expected = jax.jit(mean_loss, static_argnums=(0, 3))(
+        chosen.model, params, together, "float32"
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -1,0 +1,37 @@
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from optimx.training.plot import plot_losses
+
+LINES = [
+    {"step": 1, "loss": 3.0},
+    {"step": 2, "loss": 2.0},
+    {"step": 2, "val_loss": 2.5},
+    {"step": 4, "val_loss": 2.25},
+]
+
+
+def test_the_picture_shows_both_losses(tmp_path, monkeypatch):
+    figures = []
+    save = Figure.savefig
+
+    def keep(self, *args, **kwargs):
+        figures.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    plot_losses(LINES, "came, GPT-2 tiny", tmp_path / "loss.png")
+    (axes,) = figures[0].axes
+    assert axes.get_title() == "came, GPT-2 tiny"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "step",
+        "cross entropy (nats per token)",
+    )
+    curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert curves == {
+        "training": [[1.0, 3.0], [2.0, 2.0]],
+        "validation": [[2.0, 2.5], [4.0, 2.25]],
+    }
+    picture = imread(tmp_path / "loss.png")
+    assert picture.shape[0] > 500
+    assert picture.std() > 0
