@@ -36,7 +36,10 @@ def _number(
     if (callable(value) and schedule) or isinstance(value, Tracer):
         return
     try:
-        fits = bool(np.all(test(np.asarray(value, dtype=np.float64))))
+        # NumPy would read a number out of a string; nothing after it would.
+        fits = not isinstance(value, (str, bytes)) and bool(
+            np.all(test(np.asarray(value, dtype=np.float64)))
+        )
     except (TypeError, ValueError):
         fits = False
     if not fits:
@@ -154,6 +157,13 @@ def same_structure(where: str, argument: str, tree: PyTree, params: PyTree) -> N
     theirs = jax.tree_util.tree_structure(tree)
     ours = jax.tree_util.tree_structure(params)
     if theirs == ours:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        for (path, x), p in zip(leaves, jax.tree.leaves(params), strict=True):
+            if jnp.shape(x) != jnp.shape(p):
+                raise ValueError(
+                    f"{where}: {argument} at {path_name(path)!r} has shape "
+                    f"{jnp.shape(x)}, the parameter {jnp.shape(p)}."
+                )
         return
     have = _paths(tree)
     want = _paths(params)

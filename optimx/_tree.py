@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from optimx.typing import Count, PyTree, Scalar, ScalarOrSchedule
@@ -25,13 +26,20 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype, or float32's precision where it has less."""
+    # Asked for in so many words, so strict promotion has nothing to forbid.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, jnp.float32)
+
+
 def accumulator(x: Any, dtype: Any = None) -> Any:
     """The dtype in which to accumulate ``x``: float32 at least, unless given.
 
     A complex leaf keeps complex accumulators whatever is asked for.
     """
     if dtype is None or jnp.issubdtype(x.dtype, jnp.complexfloating):
-        return jnp.promote_types(x.dtype, jnp.float32)
+        return wide_dtype(x.dtype)
     return jnp.dtype(dtype)
 
 
@@ -114,7 +122,7 @@ def matching(
     def alike(value):
         others, theirs = jax.tree.flatten(value)
         return theirs == structure and all(
-            jnp.shape(a) == jnp.shape(b) for a, b in zip(leaves, others, strict=True)
+            np.shape(a) == np.shape(b) for a, b in zip(leaves, others, strict=True)
         )
 
     same = {k: v for k, v in extra_args.items() if not callable(v) and alike(v)}

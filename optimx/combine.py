@@ -114,7 +114,9 @@ def mix(
         raise ValueError("mix: at least one (weight, transformation) is needed.")
     weights, parts = [], []
     for index, pair in enumerate(weighted):
-        if not (isinstance(pair, tuple) and len(pair) == 2):
+        # A transformation is a named tuple of two: here, one without its weight.
+        bare = isinstance(pair, optax.GradientTransformation)
+        if bare or not (isinstance(pair, tuple) and len(pair) == 2):
             raise TypeError(
                 f"mix: part {index} must be a pair (weight, transformation), got "
                 f"{pair!r}."
@@ -152,13 +154,39 @@ def mix(
 
 
 def incoming(updates: optax.Updates, direction: optax.Updates) -> optax.Updates:
-    """Observes what came in: ``updates``. The default of :func:`precondition`."""
+    """Observes what came in: the default of :func:`precondition`.
+
+    Args:
+      updates: what the fork was given.
+      direction: what its direction made of it.
+
+    Returns:
+      ``updates``.
+
+    Examples:
+      >>> import optimx
+      >>> optimx.incoming(5.0, 3.0)
+      5.0
+    """
     del direction
     return updates
 
 
 def residual(updates: optax.Updates, direction: optax.Updates) -> optax.Updates:
-    """Observes what the direction left out: ``updates - direction``, as CAME does."""
+    """Observes what the direction left out, as CAME does.
+
+    Args:
+      updates: what the fork was given.
+      direction: what its direction made of it.
+
+    Returns:
+      ``updates - direction``.
+
+    Examples:
+      >>> import jax.numpy as jnp, optimx
+      >>> print(optimx.residual(jnp.array([5.0]), jnp.array([3.0])))
+      [2.]
+    """
     return jax.tree.map(jnp.subtract, updates, direction)
 
 

@@ -155,9 +155,11 @@ class _Run:
         tx = build_optimizer(config.optimizer, config.schedule, config.train.steps)
         with Checkpoints(self.folder.checkpoints, config.checkpoint.keep) as saved:
             state, done = self._restore_or_init(saved, tx)
-            # Compiled here, so that the first step's time is a step's time.
+            # Compiled before the loop, so that the first step takes a step's time;
+            # from shapes, so that a resumed run finds the same program in the cache.
             step = make_train_step(config, tx)
-            step = step.lower(state, *self._inputs(done)).compile()
+            shapes = abstract_state(config, tx)
+            step = step.lower(shapes, *self._inputs(done)).compile()
             evaluate = make_evaluate(config, self._validation())
             with self.folder.open_metrics(done) as log, stop_on_signals() as stop:
                 state, done = run_steps(

@@ -4,6 +4,7 @@ Array names carry their axes: B batch, L sequence, D width, H heads, K size of a
 head, V vocabulary. Kernels are (in, out).
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -136,7 +137,8 @@ def apply(
         ``config.context`` in a row.
       dtype: of the arithmetic.
     """
-    graph, state = _abstract(config, jnp.dtype(dtype))
+    graph, shapes = _abstract(config, jnp.dtype(dtype))
+    state = jax.tree.map(lambda leaf: leaf, shapes)  # a copy, which may be filled
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graph, state)(tokens_BxL)
 
@@ -149,11 +151,16 @@ def parameter_shapes(config: Model) -> Params:
 
 def parameter_count(config: Model) -> int:
     """How many numbers the parameters hold."""
-    return sum(
-        math.prod(leaf.shape) for leaf in jax.tree.leaves(parameter_shapes(config))
-    )
+
+    def count(layers: int) -> int:
+        shapes = parameter_shapes(dataclasses.replace(config, layers=layers))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+    # Blocks are alike: two shallow models tell the size of a deep one.
+    return count(1) + (config.layers - 1) * (count(2) - count(1))
 
 
+@functools.lru_cache(maxsize=64)
 def _abstract(config: Model, dtype: Any) -> tuple[Any, Any]:
     model = nnx.eval_shape(lambda: GPT2(config, dtype=dtype, rngs=nnx.Rngs(0)))
     return nnx.split(model, nnx.Param)

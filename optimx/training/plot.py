@@ -25,11 +25,8 @@ def plot_losses(lines: Iterable[dict[str, Any]], title: str, path: Path) -> None
     if train:
         axes.plot(*zip(*train, strict=True), lw=1, alpha=0.6, label="training")
     if validation:
-        axes.plot(*zip(*validation, strict=True), "o-", ms=4, label="validation")
-        step, loss = validation[-1]
-        axes.annotate(
-            f"{loss:.3f}", (step, loss), (-4, 8), textcoords="offset points", ha="right"
-        )
+        label = f"validation, {validation[-1][1]:.3f} at the end"
+        axes.plot(*zip(*validation, strict=True), "o-", ms=4, label=label)
     axes.set(title=title, xlabel="step", ylabel="cross entropy (nats per token)")
     axes.grid(alpha=0.3)
     axes.legend()

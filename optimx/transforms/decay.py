@@ -43,4 +43,4 @@ def decay_weights(
 
 
 def _is_boolean(value) -> bool:
-    return isinstance(value, bool) or jnp.result_type(value) == jnp.bool_
+    return isinstance(value, bool) or getattr(value, "dtype", None) == jnp.bool_

@@ -39,8 +39,10 @@ def in_float32(
     inner = optax.with_extra_args_support(inner)
 
     def widen(x):
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        if not jnp.issubdtype(x.dtype, jnp.inexact) or dtype == x.dtype:
+        if not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        dtype = _tree.wide_dtype(x.dtype)
+        if dtype == x.dtype:
             return x
         if isinstance(x, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)

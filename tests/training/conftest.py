@@ -1,17 +1,27 @@
-"""A cache of the tests' own and a corpus that they share."""
+"""A cache of the tests' own, a corpus that they share, and Flax's promotions."""
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
+from optimx.training.compilation import use_compilation_cache
 from training.small import write_corpus
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def cache(tmp_path_factory):
+    """What one test has compiled, the next one loads: most of their time."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("OPTIMX_CACHE", str(folder))
+        use_compilation_cache()
+        compilation_cache.reset_cache()  # JAX decides once whether it has one
         yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def write_corpus(folder: Path, files: int = 8, words: int = 600) -> Path:
 def settings(corpus: Path, **more: object) -> dict[str, str]:
     """Dotted settings of a run that takes seconds; underscores twice for dots."""
     chosen = {
-        "model.layers": 2,
+        "model.layers": 1,
         "model.heads": 2,
         "model.width": 16,
         "model.context": 16,
