@@ -36,8 +36,8 @@ def _number(
     if (callable(value) and schedule) or isinstance(value, Tracer):
         return
     try:
-        # NumPy would read a number out of a string; nothing after it would.
-        fits = not isinstance(value, (str, bytes)) and bool(
+        # NumPy would read a number out of a string or a truth; nothing else would.
+        fits = not isinstance(value, (bool, str, bytes)) and bool(
             np.all(test(np.asarray(value, dtype=np.float64)))
         )
     except (TypeError, ValueError):

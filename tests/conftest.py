@@ -1,4 +1,4 @@
-"""What every test runs under: eight host devices and full-precision products."""
+"""What every test runs under: eight host devices, and nothing promoted unasked."""
 
 import os
 
@@ -12,7 +12,7 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _explicit_arithmetic(request):
+def _explicit_arithmetic():
     """Nothing promotes a rank or a dtype unless the code says so."""
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         yield

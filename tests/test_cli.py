@@ -231,33 +231,44 @@ def test_without_the_extra_one_line_says_what_to_install(command, package):
     assert "python -m pip install -e '.[train]'" in err
 
 
+LONG = {
+    "optimizer__name": "mars_adamw_exact",
+    "train__accumulation": 2,
+    "train__steps": 1200,
+    "train__eval_every": 400,
+    "checkpoint__every": 500,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    process = start("train", *words(corpus, **LONG), "--out", str(folder))
+    _, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    assert len(lines(folder)) == 1200 + 3
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_can_be_resumed_exactly(tmp_path, corpus, number):
+def test_an_interrupted_run_can_be_resumed_exactly(
+    tmp_path, corpus, uninterrupted, number
+):
     """Real processes: stopped by a signal in the middle, continued, compared."""
-    chosen = words(
-        corpus,
-        optimizer__name="mars_adamw_exact",
-        train__accumulation=2,
-        train__steps=400,
-        train__eval_every=50,
-        checkpoint__every=150,
-    )
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    process = start("train", *chosen, "--out", str(parted))
-    wait_for_line(parted / "metrics.jsonl", process)
+    folder = tmp_path / "run"
+    process = start("train", *words(corpus, **LONG), "--out", str(folder))
+    wait_for_line(folder / "metrics.jsonl", process)
     process.send_signal(number)
     _, err = process.communicate(timeout=100)
     assert process.returncode == 130
     assert err.count("\n") == 1
-    (step,) = re.findall(rf"after step (\d+), .* optimx resume {parted}\n", err)
-    assert 1 <= int(step) < 400
-    assert (parted / "checkpoints" / step).is_dir()
-    for arguments in (["resume", str(parted)], ["train", *chosen, "--out", str(whole)]):
-        process = start(*arguments)
-        _, err = process.communicate(timeout=200)
-        assert (process.returncode, err) == (0, "")
-    assert lines(parted) == lines(whole)
-    assert len(lines(whole)) == 400 + 8
+    (step,) = re.findall(rf"after step (\d+), .* optimx resume {folder}\n", err)
+    assert 1 <= int(step) < 1200
+    assert (folder / "checkpoints" / step).is_dir()
+    process = start("resume", str(folder))
+    _, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, "")
+    assert lines(folder) == lines(uninterrupted)
 
 
 def wait_for_line(file, process):

@@ -207,6 +207,20 @@ def test_ademamix_of_two_equal_memories(seed, b, alpha):
     same_outputs(two, one, params, gradients)
 
 
+@for_few
+@hypothesis.given(seed=seeds)
+def test_ademamix_came_of_two_equal_memories_is_a_longer_came(seed):
+    # The average of equal memories is either, so confidence is CAME's; their sum is
+    # 1 + alpha times as long.
+    params, gradients, stale = draw(seed)
+    params = jax.tree.map(jnp.zeros_like, params)
+    hyper = {"b1": 0.8, "b2": 0.9}
+    two = compiled("ademamix_came", b3=0.8, alpha=2.0, confidence_decay=0.7, **hyper)
+    one = compiled("came", b3=0.7, **hyper)
+    expected = jax.tree.map(lambda u: 3.0 * u, one(params, gradients, stale))
+    close(two(params, gradients, stale), expected)
+
+
 # What the optimizers become when a part of them is switched off
 
 

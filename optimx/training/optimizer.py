@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from optimx import registry
@@ -126,6 +127,9 @@ def _resolve_rule(given: Mapping[str, Setting], steps: int, where: str) -> Rule:
         key: _number(f"{where}.{key}", setting, steps, fast)
         for key, setting in settings.items()
     }
+    for key, value in numbers.items():
+        if key in given and key in known:
+            _require_kind(f"{given[key].origin}: {where}.{key}", value, known[key])
     rate = numbers.pop("learning_rate", None)
     if type(rate) not in (int, float) or not 0 < rate < float("inf"):
         raise InputError(f"{where}.learning_rate = {rate!r}: must be a number above 0")
@@ -136,6 +140,24 @@ def _resolve_rule(given: Mapping[str, Setting], steps: int, where: str) -> Rule:
     )
     _require_buildable(rule, given, where)
     return rule
+
+
+def _require_kind(what: str, value: Any, default: Any) -> None:
+    """Numbers where the default is one, and a dtype where it names one."""
+    numbers = (int, float)
+    if what.endswith("dtype"):
+        try:
+            known = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        except TypeError:
+            known = False
+        if not known:
+            raise InputError(
+                f"{what} = {value!r}: must be a floating-point dtype, such as bfloat16"
+            )
+    elif type(default) in numbers and type(value) not in numbers:
+        raise InputError(f"{what} = {value!r}: must be a number")
+    elif type(default) is bool and type(value) is not bool:
+        raise InputError(f"{what} = {value!r}: must be true or false")
 
 
 def _require_buildable(rule: Rule, given: Mapping[str, Setting], where: str) -> None:

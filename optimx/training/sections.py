@@ -63,7 +63,7 @@ class Model:
     heads: int | None = _key(None, _at_least(1), "attention heads; divides width")
     width: int | None = _key(None, _at_least(1), "size of the residual stream")
     context: int | None = _key(None, _at_least(1), "longest sequence, in tokens")
-    vocab: int | None = _key(None, _at_least(257), "entries of the vocabulary")
+    vocab: int | None = _key(None, _between(257, 2**20), "entries of the vocabulary")
     bias: bool = _key(True, ANYTHING, "biases in linear maps and LayerNorms")
 
 

@@ -113,7 +113,13 @@ def test_a_ramp_can_be_switched_off():
         ({"name": "adamw", "mask": "x"}, "adamw has no mask"),
         ({"name": "mars_adamw", "gama": 1}, "did you mean gamma"),
         ({"name": "adamw", "b1": 1.0}, r"adamw: b1 must be in \[0, 1\), got 1.0"),
-        ({"name": "adamw", "b1": "x"}, r"adamw: b1 must be in \[0, 1\), got 'x'"),
+        ({"name": "adamw", "b1": "x"}, r"optimizer\.b1 = 'x': must be a number"),
+        ({"name": "adamw", "weight_decay": True}, "True: must be a number"),
+        (
+            {"name": "adamw", "accumulator_dtype": "float7"},
+            r"accumulator_dtype = 'float7': must be a floating-point dtype",
+        ),
+        ({"name": "adamw", "accumulator_dtype": "int32"}, "floating-point dtype"),
         ({"name": "adamw", "eps": -1e-8}, "adamw: eps must be .* got -1e-08"),
         ({"name": "mars_adamw", "gamma": -0.1}, "gamma must be .* got -0.1"),
         (

@@ -33,7 +33,7 @@ def build(section, **given):
         ("train", "seed", -1, "must be from 0 to 4294967295"),
         ("model", "preset", "huge", "must be one of tiny, small, medium, large, xl"),
         ("model", "bias", 1, r"model\.bias = 1: must be true or false"),
-        ("model", "vocab", 256, "must be at least 257"),
+        ("model", "vocab", 256, "must be from 257 to 1048576"),
         ("schedule", "final", 1.5, "must be from 0 to 1"),
         ("data", "validation", 0, "must be above 0 and below 1"),
         ("data", "validation", 1.0, "must be above 0 and below 1"),
