@@ -36,10 +36,11 @@ def _number(
     if (callable(value) and schedule) or isinstance(value, Tracer):
         return
     try:
-        # NumPy would read a number out of a string or a truth; nothing else would.
-        fits = not isinstance(value, (bool, str, bytes)) and bool(
-            np.all(test(np.asarray(value, dtype=np.float64)))
-        )
+        numbers = np.asarray(value, dtype=np.float64)
+        # NumPy would read a number out of a text or a truth, and find all of no
+        # numbers in range.
+        unread = isinstance(value, (bool, str, bytes)) or numbers.size == 0
+        fits = not unread and bool(np.all(test(numbers)))
     except (TypeError, ValueError):
         fits = False
     if not fits:

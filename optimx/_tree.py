@@ -65,6 +65,13 @@ def square(x: jax.Array) -> jax.Array:
     return x * x
 
 
+def norm(x: jax.Array) -> jax.Array:
+    """The Euclidean norm, also where the squares would overflow or vanish."""
+    peak = jnp.max(jnp.abs(x), initial=0)
+    safe = jnp.where(peak > 0, peak, 1)
+    return peak * jnp.sqrt(jnp.sum(square(x / safe)))
+
+
 def mean(x: jax.Array, axis: int) -> jax.Array:
     """The mean along an axis; zero, not NaN, along an empty one."""
     return jnp.sum(x, axis=axis) / max(x.shape[axis], 1)

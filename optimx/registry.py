@@ -59,14 +59,14 @@ _ENTRIES = {
             "mars_adamw",
             _mars.mars_adamw,
             "MARS-AdamW: AdamW on variance-reduced gradients",
-            recipe={"learning_rate": 3e-3, "weight_decay": 0.01},
+            recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
         ),
         Entry(
             "mars_adamw_exact",
             _mars.mars_adamw_exact,
             "exact MARS-AdamW: both gradients of the difference on one batch",
             needs=("stale_grads",),
-            recipe={"learning_rate": 3e-3, "weight_decay": 0.01},
+            recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
         ),
         Entry(
             "mars_lion",

@@ -151,6 +151,10 @@ class TestPrecondition:
         run(tx, [3.0])
         assert float(by.seen[0][1]["observed"][0]) == -3.0
 
+    def test_the_residual_of_half_precision_is_not_rounded(self):
+        u, d = jnp.bfloat16(1.0), jnp.bfloat16(1 / 256)
+        assert float(optimx.residual(u, d)) == 1 - 1 / 256  # bfloat16: 1 - 1/128 or 1
+
     def test_observes_what_one_likes(self):
         tx, by = self.fork(observe=lambda updates, direction: direction)
         run(tx, [3.0])
@@ -210,6 +214,13 @@ class TestGraft:
         tx = optimx.graft(optax.identity(), magnitude=optax.scale(2.0))
         updates, _ = tx.update(u, tx.init(u))
         np.testing.assert_array_equal(updates, jnp.float16(600.0))
+
+    @pytest.mark.parametrize("size", [1e20, 1e-25])
+    def test_norms_do_not_overflow_or_vanish(self, size):
+        u = jnp.array([size, size])
+        tx = optimx.graft(optax.identity(), magnitude=optax.scale(2.0))
+        updates, _ = tx.update(u, tx.init(u))
+        np.testing.assert_allclose(updates, 2 * u, rtol=1e-6)  # A few roundings.
 
     def test_both_see_the_extra_arguments(self):
         a, b = Recorder(), Recorder()

@@ -74,6 +74,7 @@ def moving(m, x, b):
 
 
 def adam(p, m, v, b1, b2, t, slow=0.0):
+    t = t.astype(jnp.float32)
     root = jnp.sqrt(v / (1 - b2**t)) + 1e-8
     return p - RATE * ((m / (1 - b1**t) + slow) / root + DECAY * p)
 

@@ -14,7 +14,8 @@ def clip_by_block_norm(max_norm: Scalar) -> optax.GradientTransformationExtraArg
     .. math:: u \leftarrow u \,/\, \max(1, \lVert u \rVert_2 / \text{max\_norm})
 
     The norm is that of the whole logical tensor, also when it is sharded, and is
-    computed in float32 at least. No epsilon enters. Where leaves stack layers along
+    computed in float32 at least. No epsilon enters. A leaf whose norm overflows that
+    dtype when squared (1.8e19 in float32) becomes zero. Where leaves stack layers along
     a leading axis, :func:`per_layer` gives every layer its own norm.
 
     Args:
@@ -48,7 +49,9 @@ def clip_by_block_norm(max_norm: Scalar) -> optax.GradientTransformationExtraArg
         limit = _tree.like(max_norm, wide)
         # The comparison is between squares, so that its derivative at a zero
         # gradient is zero and not NaN.
-        excess = jnp.sum(_tree.square(wide)) / limit / limit
+        total = jnp.sum(_tree.square(wide))
+        # Squares may overflow, and infinity over an infinite limit is no number.
+        excess = jnp.where(jnp.isinf(limit), 0, total / limit / limit)
         return (wide / jnp.sqrt(jnp.maximum(excess, 1))).astype(u.dtype)
 
     def update(updates, state, params=None, **extra_args):

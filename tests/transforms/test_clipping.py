@@ -45,6 +45,12 @@ def test_complex_numbers_count_by_their_modulus():
     np.testing.assert_allclose(out, [0.6 + 0.8j], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("max_norm", "kept"), [(np.inf, 1.0), (1.0, 0.0)])
+def test_a_norm_that_overflows_leaves_no_nan(max_norm, kept):
+    u = jnp.array([1e25, 1.0])
+    np.testing.assert_array_equal(clipped(max_norm, u), kept * u)
+
+
 def test_the_derivative_at_zero_is_finite():
     derivative = jax.grad(lambda u: jnp.sum(clipped(1.0, u)))(jnp.zeros(3))
     np.testing.assert_array_equal(derivative, 1.0)
