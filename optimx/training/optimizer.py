@@ -114,9 +114,9 @@ def _resolve_rule(given: Mapping[str, Setting], steps: int, where: str) -> Rule:
         if key not in _NOT_IN_TOML
     }
     ramps = [key for key, end in _RAMPED.items() if end in known]
-    keys = ["learning_rate", *known, *ramps]
+    keys = ["name", "learning_rate", *known, *ramps]
     for key, setting in given.items():
-        if key != "name" and key not in keys:
+        if key not in keys:
             raise InputError(
                 f"{setting.origin}: [{where}] {name} has no {key}{nearest(key, keys)}"
             )
