@@ -96,14 +96,14 @@ _ENTRIES = {
             "mars_came",
             _crossings.mars_came,
             "MARS before CAME",
-            recipe={"learning_rate": 5e-4, "weight_decay": 0.01},
+            recipe={"learning_rate": 1.5e-3, "weight_decay": 0.01},
         ),
         Entry(
             "ademamix_came",
             _crossings.ademamix_came,
             "CAME with AdEMAMix's two memories",
             recipe={
-                "learning_rate": 2e-4,
+                "learning_rate": 5e-4,
                 "confidence_decay": 0.999,
                 "weight_decay": 0.01,
             }
