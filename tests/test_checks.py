@@ -160,7 +160,9 @@ def test_another_container_of_the_same_leaves_is_named():
 
 
 def check_prefix(tree):
-    allowed = lambda x: isinstance(x, bool)  # noqa: E731
+    def allowed(value):
+        return isinstance(value, bool)
+
     _checks.prefix_tree("here", "mask", tree, TREE, allowed, "booleans")
 
 

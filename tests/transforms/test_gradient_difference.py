@@ -92,7 +92,9 @@ def test_stale_gradients_are_subtracted():
     ids=["stage", "optimizer"],
 )
 class TestStaleGradientsThatAreWrong:
-    params = {"a": {"w": jnp.ones(2)}, "b": jnp.ones(3)}  # noqa: RUF012
+    @property
+    def params(self):
+        return {"a": {"w": jnp.ones(2)}, "b": jnp.ones(3)}
 
     def test_missing(self, tx):
         message = r"update needs stale_grads.*stale_grads=stale.*value_and_stale_grad"
