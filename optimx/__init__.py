@@ -1,6 +1,6 @@
 """optimx: MARS, AdEMAMix and CAME as parts of one algebra of Optax transformations."""
 
-from optimx import registry, schedules
+from optimx import monitor, registry, schedules
 from optimx.combine import graft, incoming, mix, precondition, residual, stages
 from optimx.optimizers.adamw import adamw
 from optimx.optimizers.ademamix import ademamix
@@ -8,7 +8,13 @@ from optimx.optimizers.came import came
 from optimx.optimizers.crossings import ademamix_came, mars_ademamix, mars_came
 from optimx.optimizers.lion import lion
 from optimx.optimizers.mars import mars_adamw, mars_adamw_exact, mars_lion
-from optimx.partition import by_path, by_rank, describe_labels
+from optimx.optimizers.matrices.mars import mars_m, mars_shampoo
+from optimx.optimizers.matrices.muon import muon
+from optimx.optimizers.matrices.muon_crossings import ademamix_muon, mars_ademamix_muon
+from optimx.optimizers.matrices.shampoo import shampoo
+from optimx.optimizers.matrices.soap import soap
+from optimx.optimizers.matrices.soap_crossings import ademamix_soap, mars_soap
+from optimx.partition import by_path, by_rank, describe_labels, hidden_matrices
 from optimx.schedules import (
     half_life_warmup,
     horizon,
@@ -16,15 +22,23 @@ from optimx.schedules import (
     warmup_stable_decay,
 )
 from optimx.sharding import state_shardings
+from optimx.stacks import in_stacks
 from optimx.transforms.clipping import clip_by_block_norm
 from optimx.transforms.diagonal import scale_by_rms
+from optimx.transforms.eigenbasis import in_eigenbasis
 from optimx.transforms.factored import scale_by_factored_rms
 from optimx.transforms.gradient_difference import (
     add_gradient_difference,
     add_stale_gradient_difference,
     value_and_stale_grad,
 )
+from optimx.transforms.kronecker import scale_by_kronecker
 from optimx.transforms.momentum import ema
+from optimx.transforms.orthogonal import (
+    orthogonalize,
+    scale_by_aspect_ratio,
+    scale_by_longest_axis,
+)
 from optimx.wrappers.layers import per_layer
 from optimx.wrappers.matrices import as_matrices, matrices_only
 from optimx.wrappers.precision import in_float32
@@ -35,6 +49,8 @@ __all__ = [
     "add_stale_gradient_difference",
     "ademamix",
     "ademamix_came",
+    "ademamix_muon",
+    "ademamix_soap",
     "as_matrices",
     "by_path",
     "by_rank",
@@ -44,25 +60,40 @@ __all__ = [
     "ema",
     "graft",
     "half_life_warmup",
+    "hidden_matrices",
     "horizon",
+    "in_eigenbasis",
     "in_float32",
+    "in_stacks",
     "incoming",
     "linear_warmup",
     "lion",
     "mars_adamw",
     "mars_adamw_exact",
     "mars_ademamix",
+    "mars_ademamix_muon",
     "mars_came",
     "mars_lion",
+    "mars_m",
+    "mars_shampoo",
+    "mars_soap",
     "matrices_only",
     "mix",
+    "monitor",
+    "muon",
+    "orthogonalize",
     "per_layer",
     "precondition",
     "registry",
     "residual",
+    "scale_by_aspect_ratio",
     "scale_by_factored_rms",
+    "scale_by_kronecker",
+    "scale_by_longest_axis",
     "scale_by_rms",
     "schedules",
+    "shampoo",
+    "soap",
     "stages",
     "state_shardings",
     "value_and_stale_grad",

@@ -89,16 +89,32 @@ def steps(where: str, argument: str, value: Any, *, least: int = 1) -> None:
     )
 
 
+def whole(where: str, argument: str, value: Any, *, least: int = 1) -> None:
+    """Requires a Python integer: one that shapes the program, and is no data of it."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        number = isinstance(value, (Tracer, jax.Array))
+        raise ValueError(
+            f"{where}: {argument} must be a Python int >= {least}, got {value!r}."
+            + " Under optax.inject_hyperparams, name it in static_args." * number
+        )
+    if value < least:
+        raise ValueError(
+            f"{where}: {argument} must be a whole number >= {least}, got {value!r}."
+        )
+
+
 _RANGES: dict[str, tuple[Callable, bool]] = {
     "learning_rate": (non_negative, True),
     "b1": (decay, False),
     "b2": (decay, False),
     "b3": (decay, True),
     "confidence_decay": (decay, False),
+    "factor_decay": (decay, False),
     "alpha": (non_negative, True),
     "gamma": (non_negative, True),
     "eps": (non_negative, False),
     "confidence_eps": (positive, False),
+    "root_eps": (positive, False),
     "max_norm": (positive, False),
     "clip_threshold": (positive, False),
     "weight_decay": (non_negative, False),
@@ -118,7 +134,9 @@ def hyperparameters(factory: Factory) -> Factory:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for name, value in bound.arguments.items():
-            if name in _RANGES:
+            # None is the default of numbers that follow from others.
+            follows = value is None and signature.parameters[name].default is None
+            if name in _RANGES and not follows:
                 check, schedule = _RANGES[name]
                 check(factory.__name__, name, value, schedule)
         return factory(*args, **kwargs)

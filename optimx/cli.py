@@ -5,7 +5,7 @@ import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _DONE, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
 _EXTRA = {"flax", "orbax", "tokenizers", "rich", "matplotlib", "tomli_w"}
@@ -96,7 +96,38 @@ def _parser() -> argparse.ArgumentParser:
     text.add_argument("--top-k", type=int, default=50, help="choose among so many")
     text.add_argument("--seed", type=int, default=0, help="of the choice")
     commands.add_parser("list", help="optimizers and presets, what they cost")
+    bench = commands.add_parser("bench", help="measure what an optimizer costs")
+    benches = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
+    _add_bench_update(benches)
     return parser
+
+
+def _add_bench_update(benches: Any) -> None:
+    update = benches.add_parser(
+        "update",
+        help="what one update costs",
+        description="What one update of each optimizer costs, beside Optax's own: "
+        "time, time per leaf pass, state, temporary memory, time to compile.",
+        epilog="A leaf pass reads or writes the whole parameter tree once. Ratios are "
+        "to the steps of optax.adamw, and of an in-place p <- p - a g (axpy), timed "
+        "right before and after.",
+    )
+    update.add_argument("--preset", default="small", help="the GPT-2 that is updated")
+    update.add_argument("--dtype", default="float32", help="or bfloat16")
+    update.add_argument(
+        "--only", default="", metavar="NAME[,NAME...]", help="measure no others"
+    )
+    update.add_argument(
+        "--matrices-only", action="store_true", help="update block matrices only"
+    )
+    update.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    update.add_argument(
+        "--cycle",
+        action="store_true",
+        help="time two whole cycles of optimizers that refresh now and then",
+    )
+    update.add_argument("--out", type=Path, metavar="FILE.json", help="all the numbers")
+    update.add_argument("--markdown", action="store_true", help="print it as Markdown")
 
 
 def _train(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
@@ -173,6 +204,24 @@ def _list(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
     return _DONE
 
 
+def _bench(options: argparse.Namespace, overrides: list[tuple[str, str]]) -> int:
+    from optimx.bench.command import bench_update
+    from optimx.bench.request import Request
+
+    def run():
+        request = Request(
+            preset=options.preset,
+            dtype=options.dtype,
+            only=tuple(options.only.split(",")) if options.only else (),
+            matrices_only=options.matrices_only,
+            steps=options.steps,
+            cycle=options.cycle,
+        )
+        bench_update(request, options.out, options.markdown)
+
+    return _guarded(run)
+
+
 def _guarded(run) -> int:
     from optimx.training.errors import DivergedError, InputError, InterruptedRunError
 
@@ -187,4 +236,10 @@ def _guarded(run) -> int:
     return _DONE
 
 
-_COMMANDS = {"train": _train, "resume": _resume, "sample": _sample, "list": _list}
+_COMMANDS = {
+    "train": _train,
+    "resume": _resume,
+    "sample": _sample,
+    "list": _list,
+    "bench": _bench,
+}

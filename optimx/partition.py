@@ -86,6 +86,53 @@ def by_path(
     return lambda params: jax.tree_util.tree_map_with_path(label, params)
 
 
+NOT_HIDDEN = (
+    "*embed*",
+    "*wte*",
+    "*wpe*",
+    "*logits*",
+    "*lm_head*",
+    *("head", "head/*", "*/head", "*/head/*"),
+    *("*bias*", "*scale*", "*norm*"),
+)
+"""Path patterns of embeddings, heads, and biases and norms stacked over layers."""
+
+
+def hidden_matrices(params: optax.Params) -> PyTree:
+    """Labels the matrices between embedding and head, and the rest ``"other"``.
+
+    Leaves of rank 2 and above are matrices unless their path, in lower case, says that
+    they are an embedding (``*embed*``, ``*wte*``, ``*wpe*``), a head (``*lm_head*``,
+    ``*logits*``, or a part of the path called ``head``), or vectors stacked over
+    layers (``*bias*``, ``*scale*``, ``*norm*``). Optimizers of matrices use these
+    labels unless told otherwise: by :func:`by_rank`, :func:`by_path`, or your own.
+
+    Args:
+      params: a tree of arrays.
+
+    Returns:
+      A tree of strings.
+
+    Examples:
+      >>> import jax.numpy as jnp, optimx
+      >>> params = {
+      ...     'wte': jnp.ones((9, 4)),
+      ...     'block': {'kernel': jnp.ones((3, 4, 4)), 'bias': jnp.ones((3, 4))}}
+      >>> print(optimx.describe_labels(params, optimx.hidden_matrices))
+      other   (3, 4)     block/bias
+      matrix  (3, 4, 4)  block/kernel
+      other   (9, 4)     wte
+    """
+
+    def label(path, leaf):
+        name = _checks.path_name(path).lower()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in NOT_HIDDEN):
+            return OTHER
+        return by_rank(leaf)
+
+    return jax.tree_util.tree_map_with_path(label, params)
+
+
 def describe_labels(params: optax.Params, labels: Labels = by_rank) -> str:
     """Says which leaf gets which label, a line each.
 

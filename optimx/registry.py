@@ -16,6 +16,12 @@ from optimx.optimizers import came as _came
 from optimx.optimizers import crossings as _crossings
 from optimx.optimizers import lion as _lion
 from optimx.optimizers import mars as _mars
+from optimx.optimizers.matrices import mars as _matrix_mars
+from optimx.optimizers.matrices import muon as _muon
+from optimx.optimizers.matrices import muon_crossings as _muon_crossings
+from optimx.optimizers.matrices import shampoo as _shampoo
+from optimx.optimizers.matrices import soap as _soap
+from optimx.optimizers.matrices import soap_crossings as _soap_crossings
 
 _MEMORY = {"b3": "horizon", "b3_warmup": "run", "alpha_warmup": "run"}
 
@@ -108,6 +114,60 @@ _ENTRIES = {
                 "weight_decay": 0.01,
             }
             | _MEMORY,
+        ),
+        Entry(
+            "mars_shampoo",
+            _matrix_mars.mars_shampoo,
+            "MARS-Shampoo as published: orthogonalized, variance-reduced momentum",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "mars_m",
+            _matrix_mars.mars_m,
+            "MARS-M: the same with the size of an AdamW step",
+            recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "muon",
+            _muon.muon,
+            "Muon: orthogonalized Nesterov momentum",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.1},
+        ),
+        Entry(
+            "shampoo",
+            _shampoo.shampoo,
+            "Shampoo with the norm of Adam",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.1},
+        ),
+        Entry(
+            "soap",
+            _soap.soap,
+            "SOAP: Adam in Shampoo's eigenbasis",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.1},
+        ),
+        Entry(
+            "mars_soap",
+            _soap_crossings.mars_soap,
+            "MARS before SOAP",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "ademamix_soap",
+            _soap_crossings.ademamix_soap,
+            "SOAP with AdEMAMix's two memories",
+            recipe={"learning_rate": 1e-3, "weight_decay": 0.1} | _MEMORY,
+        ),
+        Entry(
+            "ademamix_muon",
+            _muon_crossings.ademamix_muon,
+            "Muon with AdEMAMix's two memories",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.1} | _MEMORY,
+        ),
+        Entry(
+            "mars_ademamix_muon",
+            _muon_crossings.mars_ademamix_muon,
+            "MARS before AdEMAMix before Muon",
+            recipe={"learning_rate": 3e-3, "weight_decay": 0.01} | _MEMORY,
         ),
     )
 }

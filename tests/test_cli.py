@@ -105,6 +105,19 @@ def refuse(capsys, *arguments):
         ("sample absent --prompt x", "absent: is not a run's folder"),
         ("sample absent", "required: --prompt"),
         ("sample absent --prompt x --tokens many", "invalid int value: 'many'"),
+        ("bench", "required: WHAT"),
+        ("bench updaet", "invalid choice: 'updaet'"),
+        ("bench update --preset smal", "--preset 'smal': .*; did you mean small"),
+        (
+            "bench update --only lion,marz_lion",
+            "'marz_lion': .* did you mean mars_lion",
+        ),
+        ("bench update --only lion,", "--only '': no such optimizer; known: axpy, "),
+        ("bench update --dtype float8", "--dtype 'float8': there is no such dtype"),
+        ("bench update --steps 0", "--steps 0: must be at least 1"),
+        ("bench update --steps few", "invalid int value: 'few'"),
+        ("bench update --out absent/a.json", "absent/a.json: cannot be written: No"),
+        ("bench update --train.steps 5", "only optimx train takes settings"),
     ],
 )
 def test_bad_words_give_one_line_and_status_2(
@@ -207,24 +220,47 @@ def test_list(capsys):
     assert all(word in shown for word in ("mars_adamw", "stale_grads", "124,439,808"))
 
 
+def test_bench_update(capsys, tmp_path):
+    file = tmp_path / "cost.json"
+    chosen = "--preset tiny --only lion --steps 2 --matrices-only --markdown"
+    done = cli.main(["bench", "update", *chosen.split(), "--out", str(file)])
+    assert done == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^\| (\S+) \|", shown, re.MULTILINE) == [
+        "optimizer",
+        "---",
+        "axpy",
+        "optax.adamw",
+        "lion",
+    ]
+    measured = json.loads(file.read_text())
+    assert (measured["parameters"], measured["steps"]) == (393_216, 2)
+
+
 def test_help_has_every_command(capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("train", "resume", "sample", "list"))
+    assert all(word in shown for word in ("train", "resume", "sample", "list", "bench"))
 
 
 @pytest.mark.parametrize(
     ("command", "package"),
-    [("train", "flax"), ("train", "orbax"), ("train", "tomli_w"), ("list", "rich")],
+    [
+        ("train", "flax"),
+        ("train", "orbax"),
+        ("train", "tomli_w"),
+        ("list", "rich"),
+        ("bench update", "rich"),
+    ],
 )
 def test_without_the_extra_one_line_says_what_to_install(command, package):
     program = (
         f"import sys; sys.modules['{package}'] = None\n"
         "from optimx.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    done = start(command, program=("-c", program))
+    done = start(*command.split(), program=("-c", program))
     _, err = done.communicate(timeout=100)
     assert done.returncode == 2
     assert err.count("\n") == 1

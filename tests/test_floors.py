@@ -21,6 +21,7 @@ FLOORS = {
     "_checks": 0,
     "linalg": 1,
     "partition": 1,
+    "stacks": 1,
     "transforms": 2,
     "combine": 2,
     "wrappers": 2,
@@ -28,6 +29,8 @@ FLOORS = {
     "sharding": 2,
     "monitor": 2,
     "optimizers": 3,
+    # Rules for matrices take one of floor 3 for what is not a matrix.
+    "optimizers.matrices": 3.5,
     "registry": 4,
     "training": 5,
     "bench": 6,
@@ -51,7 +54,11 @@ FILES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
 def floor_of(module):
     """The floor of a module; the roof, which is the package itself, is above all."""
     _, _, rest = module.partition(".")
-    return FLOORS[rest.split(".")[0]] if rest else max(FLOORS.values()) + 1
+    if not rest:
+        return max(FLOORS.values()) + 1
+    while rest not in FLOORS:
+        rest = rest.rpartition(".")[0]
+    return FLOORS[rest]
 
 
 def imports_of(path):

@@ -6,10 +6,12 @@ import optax
 
 from optimx import _checks
 from optimx.combine import precondition, stages
+from optimx.partition import hidden_matrices
 from optimx.transforms.decay import decay_weights
 from optimx.transforms.diagonal import scale_by_rms
 from optimx.transforms.momentum import ema
-from optimx.typing import Mask, Scalar
+from optimx.typing import Labels, Mask, Scalar
+from optimx.wrappers.matrices import matrices_only
 
 
 @_checks.hyperparameters
@@ -71,4 +73,31 @@ def adamw(
         ),
         decay=decay_weights(weight_decay, mask),
         rate=optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def beside_adamw(
+    rule: optax.GradientTransformation,
+    *,
+    otherwise: optax.GradientTransformation | None,
+    labels: Labels | None,
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: Scalar,
+    mask: Mask | None,
+    accumulator_dtype: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """A rule of matrices, and AdamW (or ``otherwise``) for what is not one."""
+    if otherwise is None:
+        otherwise = adamw(
+            learning_rate,
+            b1=0.9,
+            b2=0.95,
+            weight_decay=weight_decay,
+            mask=mask,
+            accumulator_dtype=accumulator_dtype,
+        )
+    return matrices_only(
+        rule,
+        otherwise=otherwise,
+        labels=hidden_matrices if labels is None else labels,
     )

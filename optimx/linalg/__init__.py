@@ -1,0 +1,1 @@
+"""Linear algebra of the preconditioners: arrays in, arrays out, batched."""
