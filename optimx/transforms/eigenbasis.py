@@ -22,8 +22,9 @@ class InEigenbasisState(NamedTuple):
       right: the same of G^H G for the columns.
       left_basis: eigenvectors of ``left`` as columns, the identity at first.
       right_basis: eigenvectors of ``right``.
-      inner: for each stack the state of the inner transformation, every matrix with
-        its own: arrays have the stack's axis in front, counters too.
+      inner: the state of the inner transformation, every matrix with its own: in the
+        place of each array a tree of them with the stack's axis in front, for counters
+        too.
       turn: the step of a cycle of ``update_every`` at which each matrix has its bases
         refreshed, int32, (matrices,).
       skipped: how many signals were left out because they or their products were not
@@ -119,6 +120,8 @@ def in_eigenbasis(
             f"{where}: max_aspect must be a number > 1, got {max_aspect!r}."
         )
     inner = optax.with_extra_args_support(inner)
+    one_number = jax.ShapeDtypeStruct((), jnp.float32)
+    inner_structure = jax.tree.structure(jax.eval_shape(inner.init, one_number))
 
     def turned(x):
         """Whether the rows and whether the columns have a basis."""
@@ -142,11 +145,11 @@ def in_eigenbasis(
                 factor = jnp.zeros((len(x), size, size), wide.dtype)
                 eye = jnp.eye(size, dtype=wide.dtype)
                 out += [factor, factor + eye[None]]
-            own = jax.vmap(inner.init)(wide)
-            return *out, own, jnp.zeros(len(x), jnp.int32)
+            own = jax.tree.leaves(jax.vmap(inner.init)(wide))
+            return *out, jnp.zeros(len(x), jnp.int32), *own
 
-        left, left_basis, right, right_basis, own, skipped = _tree.map_to(
-            6, of_stack, params
+        left, left_basis, right, right_basis, skipped, *own = _tree.map_to(
+            5 + inner_structure.num_leaves, of_stack, params
         )
         stacks, structure = jax.tree.flatten(params)
         costs = [(len(x), _cost(x, turned(x))) for x in stacks]
@@ -154,39 +157,46 @@ def in_eigenbasis(
         turn = structure.unflatten([jnp.asarray(own) for own in turn])
         count = jnp.zeros([], jnp.int32)
         return InEigenbasisState(
-            count, left, right, left_basis, right_basis, own, turn, skipped
+            count,
+            left,
+            right,
+            left_basis,
+            right_basis,
+            inner_structure.unflatten(own),
+            turn,
+            skipped,
         )
 
     def update(updates, state, params=None, *, observed=None, **extra_args):
         del params
         signal = updates if observed is None else observed
         count = _tree.increment(state.count)
-        stacks, structure = jax.tree.flatten(updates)
-        columns = [structure.flatten_up_to(tree) for tree in (signal, *state[1:])]
-        each = [_Stack(*parts) for parts in zip(*columns, strict=True)]
-        moved, after = [], []
-        for u, stack in zip(stacks, each, strict=True):
-            out, stack = _step(u, stack, state.count)
-            moved.append(out)
-            after.append(stack)
-        trees = [structure.unflatten(list(parts)) for parts in zip(*after, strict=True)]
-        trees = trees[1:] if trees else list(state[1:])
-        return structure.unflatten(moved), InEigenbasisState(count, *trees)
+
+        def step(u, signal, *held):
+            *parts, turn, skipped = held[:6]
+            own = inner_structure.unflatten(held[6:])
+            stack = _Stack(signal, *parts, own, turn, skipped)
+            u, stack = _step(u, stack, state.count)
+            _, *parts, own, turn, skipped = stack
+            return u, *parts, turn, skipped, *jax.tree.leaves(own)
+
+        updates, *held = _tree.map_to(
+            7 + inner_structure.num_leaves,
+            step,
+            updates,
+            signal,
+            *(state.left, state.right, state.left_basis, state.right_basis),
+            *(state.turn, state.skipped),
+            *inner_structure.flatten_up_to(state.inner),
+        )
+        *parts, turn, skipped = held[:6]
+        own = inner_structure.unflatten(held[6:])
+        return updates, InEigenbasisState(count, *parts, own, turn, skipped)
 
     def _step(u, stack, before):
         """One stack's update, then its factors and the bases whose turn it is."""
         wide = _tree.accumulator(u)
         s = stack.signal.astype(_tree.accumulator(stack.signal))
-        left, right = stack.left_basis, stack.right_basis
-        rotated = _rotate(u.astype(wide), left, right)
-        seen = _rotate(s, left, right)
-
-        def one(u, own, s):
-            return inner.update(u, own, observed=s)
-
-        out, own = jax.vmap(one)(rotated, stack.inner, seen)
-        out = _rotate_back(out.astype(wide), left, right)
-
         b = _tree.like(decay, s)
         factors = stack.left, stack.right
         means = [
@@ -196,6 +206,16 @@ def in_eigenbasis(
         fine = _finite(s)
         for mean in means:
             fine = fine if _absent(mean) else fine & _finite(mean)
+
+        left, right = stack.left_basis, stack.right_basis
+        rotated = _rotate(u.astype(wide), left, right)
+        seen = _rotate(jnp.where(fine[:, None, None], s, 0), left, right)
+
+        def one(u, own, s):
+            return inner.update(u, own, observed=s)
+
+        out, own = jax.vmap(one)(rotated, stack.inner, seen)
+        out = _rotate_back(out.astype(wide), left, right)
         # Before its first turn a matrix has no basis to work in.
         ready = before > stack.turn
         if _absent(stack.left) and _absent(stack.right):

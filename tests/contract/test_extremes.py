@@ -42,7 +42,7 @@ def test_no_gradient_leaves_the_decay(name):
     params = _trees.draw(0)
     expected = jax.tree.map(lambda p: -0.1 * 0.1 * p, params)
     for updates, _ in several(name, [filled(0.0)], params):
-        _trees.assert_same(updates, expected, **_trees.SINGLE)
+        _trees.assert_same(updates, expected, **_trees.single(name))
 
 
 @every

@@ -63,7 +63,7 @@ def test_nnx_optimizer(name):
         updates, state = tx.update(grads, state, params, **extra)
         params = optax.apply_updates(params, updates)
     ours = jax.tree.leaves(nnx.state(model, nnx.Param))
-    _trees.assert_same(ours, jax.tree.leaves(params), **_trees.SINGLE)
+    _trees.assert_same(ours, jax.tree.leaves(params), **_trees.single(name))
 
 
 @every
@@ -80,7 +80,7 @@ def test_train_state(name):
     else:
         state = state.apply_gradients(grads=grads)
     expected = step(params, tx.init(params), grads, extra)
-    _trees.assert_same((state.params, state.opt_state), expected, **_trees.SINGLE)
+    _trees.assert_same((state.params, state.opt_state), expected, **_trees.single(name))
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_odd_leaves_disturb_nothing(name):
     assert updates["none"] is None
     assert updates["masked"] == optax.MaskedNode()
     _, alone, _ = both(name, {"kernel": params["kernel"]}, {"kernel": grads["kernel"]})
-    _trees.assert_same(updates["kernel"], alone["kernel"], **_trees.SINGLE)
+    _trees.assert_same(updates["kernel"], alone["kernel"], **_trees.single(name))
 
 
 @every
@@ -65,7 +65,7 @@ def test_a_bare_array_is_a_tree(name):
     params, grads = _trees.draw(0, KERNEL), _trees.draw(1, KERNEL)
     _, updates, _ = both(name, params, grads)
     _, inside, _ = both(name, {"kernel": params}, {"kernel": grads})
-    _trees.assert_same(updates, inside["kernel"], **_trees.SINGLE)
+    _trees.assert_same(updates, inside["kernel"], **_trees.single(name))
 
 
 @every

@@ -117,9 +117,9 @@ def test_accumulators_have_the_dtype_asked_for(name):
     assert _trees.avals(after) == _trees.avals(before)
     assert _trees.avals(updates) == _trees.avals(params)
     for x in jax.tree.leaves(before):
-        if x.shape == (4, 3):
+        if x.shape[-2:] == (4, 3):
             assert x.dtype == jnp.bfloat16
-        else:  # Counters, and the factored statistics, which stay float32.
+        else:  # Counters, factors and factored statistics, which stay float32.
             assert x.dtype in (jnp.int32, jnp.float32)
     assert any(x.shape == (4, 3) for x in jax.tree.leaves(before))
 

@@ -5,9 +5,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from optimx import registry
 from tests.contract import _trees
 from tests.contract._trees import every
 
@@ -18,7 +16,7 @@ def test_jit_equals_eager(name):
     params = _trees.draw(0)
     eager = _trees.run(name, _trees.stepping(tx), params, tx.init(params), (1, 2))
     compiled = _trees.run(name, step, params, tx.init(params), (1, 2))
-    _trees.assert_same(compiled, eager, **_trees.SINGLE)
+    _trees.assert_same(compiled, eager, **_trees.single(name))
     _trees.assert_moves(params, compiled[0])
 
 
@@ -48,7 +46,7 @@ def test_scan_equals_a_loop(name):
 
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *grads)
     looped = _trees.run(name, step, params, tx.init(params), seeds)
-    _trees.assert_same(scanned(params, stacked), looped, **_trees.SINGLE)
+    _trees.assert_same(scanned(params, stacked), looped, **_trees.single(name))
 
 
 @every
@@ -65,29 +63,29 @@ def test_vmap_over_seeds_equals_one_by_one(name):
         for own in jax.tree.map(lambda x, i=i: x[i], grads):
             params, state = step(params, state, own, _trees.extra(name, own))
         ith = jax.tree.map(lambda x, i=i: x[i], together)
-        _trees.assert_same(ith, (params, state), **_trees.SINGLE)
+        _trees.assert_same(ith, (params, state), **_trees.single(name))
 
 
 @every
 def test_vmap_over_learning_rates_equals_one_by_one(name):
     params = _trees.draw(0)
-    grads = _trees.draw(1)
+    gradients = _trees.prepare(_trees.draw(1)), _trees.draw(1)
     rates = jnp.array([0.0, 0.1, 0.3])
 
     def moved(rate):
-        factory = optax.inject_hyperparams(registry.get(name).factory)
-        tx = factory(learning_rate=rate, weight_decay=0.1)
+        tx = _trees.injected(name)(learning_rate=rate, weight_decay=0.1)
         step = _trees.stepping(tx)
-        state = tx.init(params)
-        new, state = step(params, state, grads, _trees.extra(name, grads))
-        return step(new, state, grads, _trees.extra(name, grads))[0]
+        new, state = params, tx.init(params)
+        for grads in gradients:
+            new, state = step(new, state, grads, _trees.extra(name, grads))
+        return new
 
     together = jax.vmap(moved)(rates)
     for i, rate in enumerate(rates):
         tx = _trees.build(name, learning_rate=float(rate))
         step = _trees.stepping(tx)
         new, state = params, tx.init(params)
-        for _ in range(2):
+        for grads in gradients:
             new, state = step(new, state, grads, _trees.extra(name, grads))
         ith = jax.tree.map(lambda x, i=i: x[i], together)
         # One minus a rate that is a float32 array carries its rounding, 6e-8, which
@@ -105,7 +103,7 @@ def test_numbers_may_be_traced(name):
     @jax.jit
     def updates(values, params, grads):
         traces.append(name)
-        tx = registry.build(name, **values)
+        tx = _trees.build(name, **values)
         return _trees.one_update(name, tx, params, grads)[1]
 
     first = updates(values, params, grads)
@@ -113,7 +111,7 @@ def test_numbers_may_be_traced(name):
     second = updates(slower, params, grads)
     assert len(traces) == 1
     doubled = jax.tree.map(lambda u: 2 * u, second)
-    _trees.assert_same(first, doubled, **_trees.SINGLE)
+    _trees.assert_same(first, doubled, **_trees.single(name))
     _, own, _ = _trees.one_update(name, _trees.build(name), params, grads)
     # As above: 1 - b of a float32 b, at the first update debiased by the same.
     _trees.assert_same(first, own, rtol=1e-3, atol=1e-4)
