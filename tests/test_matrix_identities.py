@@ -24,7 +24,7 @@ SAME = 1e-10
 STEPS = 8
 RATE = 0.1
 
-SHAPES = {"up": (4, 6), "down": (6, 4), "gate": (4, 6), "stack": (2, 4, 4)}
+SHAPES = {"up": (4, 6), "gate": (4, 6), "stack": (2, 6, 4)}
 
 
 def draw(seed, shapes=SHAPES, dtype=jnp.float64):

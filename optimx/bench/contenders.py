@@ -15,6 +15,7 @@ from optimx.training.settings import Setting
 
 ADAMW, AXPY = "optax.adamw", "axpy"
 YARDSTICKS = (AXPY, ADAMW)
+AT_ONCE = ":at-once"
 
 _STEPS = 1000  # recipes that follow the length of a run need one
 
@@ -118,8 +119,17 @@ class Contender:
 
 
 def names() -> tuple[str, ...]:
-    """All that can be measured: peers first, then the registry."""
-    return (*PEERS, *registry.names())
+    """All that can be measured: peers first, then the registry.
+
+    An optimizer whose matrices take turns at refreshing has a second name, under which
+    all of them are refreshed at once.
+    """
+    ours = []
+    for name in registry.names():
+        ours.append(name)
+        if "spread" in registry.hyperparameters(name):
+            ours.append(name + AT_ONCE)
+    return (*PEERS, *ours)
 
 
 def chosen(only: tuple[str, ...]) -> tuple[str, ...]:
@@ -132,7 +142,7 @@ def chosen(only: tuple[str, ...]) -> tuple[str, ...]:
         if name not in names():
             hint = nearest(name, names())
             raise InputError(f"--only {name!r}: no such optimizer{hint}")
-    wanted = dict.fromkeys(only or names())
+    wanted = dict.fromkeys(only or (n for n in names() if not n.endswith(AT_ONCE)))
     return tuple(name for name in wanted if name not in YARDSTICKS)
 
 
@@ -145,13 +155,17 @@ def contender(name: str) -> Contender:
     if name in PEERS:
         tx = PEERS[name].factory(**PEERS[name].hyperparameters)
         return Contender(name, optax.with_extra_args_support(tx))
-    rule = resolve_optimizer({"name": Setting(name, "bench")}, _STEPS).rule
-    if "labels" in registry.hyperparameters(name):
-        hyper = {**rule.hyperparameters, "labels": _labels}
-        rule = dataclasses.replace(rule, hyperparameters=hyper)
+    own = name.removesuffix(AT_ONCE)
+    rule = resolve_optimizer({"name": Setting(own, "bench")}, _STEPS).rule
+    hyper = dict(rule.hyperparameters)
+    if "labels" in registry.hyperparameters(own):
+        hyper["labels"] = _labels
+    if own != name:
+        hyper["spread"] = False
+    rule = dataclasses.replace(rule, hyperparameters=hyper)
     return Contender(
         name,
         optax.with_extra_args_support(transformation(rule, rule.learning_rate)),
-        registry.get(name).needs,
+        registry.get(own).needs,
         rule.hyperparameters.get("update_every"),
     )

@@ -27,6 +27,17 @@ _HEADINGS = (
 )
 
 
+_REFRESH_HEADINGS = (
+    "\noptimizer",
+    "refresh\nevery",
+    "steps\ntimed",
+    "mean\nms",
+    "median\nms",
+    "worst\nms",
+    "worst /\nmedian",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
     """What one update of an optimizer costs.
@@ -115,6 +126,17 @@ class Row:
             f"{self.compile_seconds:.1f}",
         ]
 
+    def refresh_cells(self) -> list[str]:
+        """The row as the table of refreshing optimizers shows it."""
+        mean, worst = statistics.fmean(self.seconds), max(self.seconds)
+        return [
+            self.name,
+            str(self.update_every),
+            str(len(self.seconds)),
+            *map(_milliseconds, (mean, self.median, worst)),
+            f"{worst / self.median:.2f}",
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -146,25 +168,37 @@ class Report:
             f"{about['device']}, {about['cpu_cores']} CPU cores, jax {about['jax']}."
         )
 
+    def tables(self) -> list[tuple[Sequence[str], list[list[str]]]]:
+        """Headings and rows: of all optimizers; of those timed over whole cycles."""
+        tables = [(_HEADINGS, [row.cells() for row in self.rows])]
+        cycles = [
+            row.refresh_cells()
+            for row in self.rows
+            if row.update_every and len(row.seconds) >= 2 * row.update_every
+        ]
+        return [*tables, (_REFRESH_HEADINGS, cycles)] if cycles else tables
+
     def show(self, console: Console) -> None:
-        """Prints the table."""
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        for heading in _HEADINGS:
-            left = heading == _HEADINGS[0]
-            table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-        for row in self.rows:
-            table.add_row(*row.cells())
+        """Prints the tables."""
         console.print(self.caption())
-        console.print()
-        console.print(table)
+        for headings, rows in self.tables():
+            table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+            for heading in headings:
+                justify = "left" if heading == headings[0] else "right"
+                table.add_column(heading, justify=justify, no_wrap=True)
+            for row in rows:
+                table.add_row(*row)
+            console.print()
+            console.print(table)
 
     def markdown(self) -> str:
-        """The table as a page of the documentation holds it."""
-        rules = ["---", *["---:"] * (len(_HEADINGS) - 1)]
-        headings = [" ".join(heading.split()) for heading in _HEADINGS]
-        lines = [headings, rules, *(row.cells() for row in self.rows)]
-        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return f"{self.caption()}\n\n{table}\n"
+        """The tables as a page of the documentation holds them."""
+        parts = [self.caption()]
+        for headings, rows in self.tables():
+            rules = ["---", *["---:"] * (len(headings) - 1)]
+            lines = [[" ".join(text.split()) for text in headings], rules, *rows]
+            parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
+        return "\n\n".join(parts) + "\n"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,8 @@ Triple = tuple[float, float, float]
 Coefficients = Triple | Sequence[Triple]
 
 QUINTIC: Triple = (3.4445, -4.7750, 2.0315)
-"""Jordan's quintic, steep at zero; its singular values settle in [0.68, 1.14]."""
+"""Jordan's quintic, steep at zero. Five steps bring singular values above 0.0015 into
+[0.68, 1.21]; further ones settle in [0.68, 1.14] and never at 1."""
 
 _SAFETY = 1.01
 POLAR_EXPRESS: tuple[Triple, ...] = (
@@ -136,12 +137,13 @@ def coefficient_list(
       ValueError: where ``steps`` is below 1 or something is not a triple of numbers.
     """
     _checks.whole(where, "steps", steps)
-    given = tuple(coefficients)
+    many = isinstance(coefficients, Iterable)
+    given: tuple[Any, ...] = tuple(coefficients) if many else (coefficients,)
     if given and all(isinstance(entry, (int, float)) for entry in given):
         given = (given,)
     triples = []
     for entry in given:
-        numbers = tuple(entry) if isinstance(entry, Sequence) else ()
+        numbers: tuple[Any, ...] = tuple(entry) if isinstance(entry, Sequence) else ()
         fits = len(numbers) == 3 and all(
             isinstance(number, (int, float)) and math.isfinite(number)
             for number in numbers
@@ -166,12 +168,13 @@ def _as_complex(dtype: Any, of: Any) -> Any:
 def _normalized(x: jax.Array, eps: Scalar) -> jax.Array:
     """Each matrix over its Frobenius norm (and eps), whatever the norm's size."""
     peak = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
-    peak = jnp.where(peak > 0, peak, 1)
-    # Divided twice: the product of peak and norm may lie outside the dtype.
-    x = x / peak
+    # Twice a root, since neither the reciprocal of a huge number nor the product of
+    # peak and norm stays inside float32.
+    root = jnp.where(peak < jnp.finfo(peak.dtype).tiny, 0, jax.lax.rsqrt(peak))
+    x = x * root.astype(x.dtype) * root.astype(x.dtype)
     norm = jnp.sqrt(jnp.sum(_tree.square(x), axis=(-2, -1), keepdims=True))
-    below = norm + jnp.asarray(_tree.like(eps, x), peak.dtype) / peak
-    return x / jnp.where(below > 0, below, 1)
+    below = norm + _tree.like(eps, x) * root * root
+    return x / jnp.where(below == 0, 1, below).astype(x.dtype)
 
 
 def _iterate(x: jax.Array, *, triples: tuple[Triple, ...], blocked: bool) -> jax.Array:

@@ -15,8 +15,8 @@ def turns(
 
     Dear items go first, each to the step with the least to do so far, so that no step
     costs much more than another, and every item has one turn in a cycle. Neighbours in
-    a stack have different turns: where a stack is split over devices, each has its
-    share in every step.
+    a stack have different turns, except in a step that dearer stacks left behind:
+    where a stack is split over devices, each has about its share in every step.
 
     Args:
       stacks: for each stack, how many items it has and what one costs.

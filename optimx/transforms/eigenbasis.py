@@ -172,26 +172,39 @@ def in_eigenbasis(
         signal = updates if observed is None else observed
         count = _tree.increment(state.count)
 
-        def step(u, signal, *held):
-            *parts, turn, skipped = held[:6]
-            own = inner_structure.unflatten(held[6:])
-            stack = _Stack(signal, *parts, own, turn, skipped)
+        def step(u, signal, left, right, left_basis, right_basis, turn, skipped, *own):
+            own = inner_structure.unflatten(own)
+            stack = _Stack(
+                signal, left, right, left_basis, right_basis, own, turn, skipped
+            )
             u, stack = _step(u, stack, state.count)
-            _, *parts, own, turn, skipped = stack
-            return u, *parts, turn, skipped, *jax.tree.leaves(own)
+            _, left, right, left_basis, right_basis, own, turn, skipped = stack
+            own = jax.tree.leaves(own)
+            return u, left, right, left_basis, right_basis, skipped, *own
 
-        updates, *held = _tree.map_to(
-            7 + inner_structure.num_leaves,
+        updates, left, right, left_basis, right_basis, skipped, *own = _tree.map_to(
+            6 + inner_structure.num_leaves,
             step,
             updates,
             signal,
-            *(state.left, state.right, state.left_basis, state.right_basis),
-            *(state.turn, state.skipped),
+            state.left,
+            state.right,
+            state.left_basis,
+            state.right_basis,
+            state.turn,
+            state.skipped,
             *inner_structure.flatten_up_to(state.inner),
         )
-        *parts, turn, skipped = held[:6]
-        own = inner_structure.unflatten(held[6:])
-        return updates, InEigenbasisState(count, *parts, own, turn, skipped)
+        return updates, InEigenbasisState(
+            count,
+            left,
+            right,
+            left_basis,
+            right_basis,
+            inner_structure.unflatten(own),
+            state.turn,
+            skipped,
+        )
 
     def _step(u, stack, before):
         """One stack's update, then its factors and the bases whose turn it is."""
@@ -211,7 +224,7 @@ def in_eigenbasis(
         rotated = _rotate(u.astype(wide), left, right)
         seen = _rotate(jnp.where(fine[:, None, None], s, 0), left, right)
 
-        def one(u, own, s):
+        def one(u, own, s) -> Any:
             return inner.update(u, own, observed=s)
 
         out, own = jax.vmap(one)(rotated, stack.inner, seen)

@@ -1,5 +1,6 @@
 """Shampoo's preconditioner: a factor for the rows and one for the columns."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -137,10 +138,12 @@ def scale_by_kronecker(
             parts = (*factors, *map(_unit, factors), zero, zero)
             return [_by_matrix(part, len(x)) for part in parts]
 
-        *parts, skipped, kept = _tree.map_to(6, of_stack, params)
+        left, right, left_root, right_root, skipped, kept = _tree.map_to(
+            6, of_stack, params
+        )
         costs = [
-            (left.shape[0] * left.shape[1], _cost(left) + _cost(right))
-            for left, right in zip(*map(jax.tree.leaves, parts[:2]), strict=True)
+            (x.shape[0] * x.shape[1], _cost(x) + _cost(y))
+            for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
         ]
         counts, structure = jax.tree.flatten(kept)
         turn = [
@@ -151,9 +154,15 @@ def scale_by_kronecker(
                 strict=True,
             )
         ]
-        count = jnp.zeros([], jnp.int32)
         return ScaleByKroneckerState(
-            count, *parts, structure.unflatten(turn), skipped, kept
+            jnp.zeros([], jnp.int32),
+            left,
+            right,
+            left_root,
+            right_root,
+            structure.unflatten(turn),
+            skipped,
+            kept,
         )
 
     def fold(signal, left, right, skipped):
@@ -174,7 +183,7 @@ def scale_by_kronecker(
         skipped = skipped + (~fine).astype(skipped.dtype)
         return [_by_matrix(part, n) for part in (*kept, skipped)]
 
-    def turned(left, right, left_root, right_root, turn, kept, count):
+    def refreshed(count, left, right, left_root, right_root, turn, kept):
         """The roots of one stack, after those whose turn it is had theirs."""
         n = len(left)
         factors = [_by_block(left), _by_block(right)]
@@ -214,7 +223,7 @@ def scale_by_kronecker(
         )
         left_root, right_root, kept = _tree.map_to(
             3,
-            lambda *parts: turned(*parts, count),
+            functools.partial(refreshed, count),
             left,
             right,
             state.left_root,

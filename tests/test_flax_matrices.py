@@ -1,0 +1,223 @@
+"""Optimizers of matrices on the kernels of Flax modules, as Flax keeps them."""
+
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import optimx
+
+STEPS = 4
+
+BUILDERS = {
+    "muon": lambda **more: optimx.muon(0.1, weight_decay=0.1, **more),
+    "soap": lambda **more: optimx.soap(
+        0.1, weight_decay=0.1, update_every=2, max_aspect=8, **more
+    ),
+}
+
+each = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+
+
+def gradients_of(model, loss):
+    """The parameters as plain dicts, and gradients of several batches of a loss."""
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+
+    def of_batch(params, seed):
+        return loss(nnx.merge(graph, params, rest), np.random.default_rng(seed))
+
+    # Flax's own arithmetic promotes as NumPy does.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        grads = [jax.grad(of_batch)(params, seed) for seed in range(STEPS)]
+    params, *grads = map(nnx.to_pure_dict, (params, *grads))
+    return params, jax.tree.map(lambda *g: jnp.stack(g), *grads)
+
+
+def outputs(tx, params, gradients):
+    """The updates of all steps, leaves (steps, ...); the parameters stay put."""
+
+    @jax.jit
+    def run(params, gradients):
+        def step(state, gradient):
+            updates, state = tx.update(gradient, state, params)
+            return state, updates
+
+        return jax.lax.scan(step, tx.init(params), gradients)[1]
+
+    return jax.tree.map(np.asarray, run(params, gradients))
+
+
+def same(ours, theirs):
+    """The same arithmetic on the same matrices, but compiled in another program."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+    def of_leaf(path, a, b):
+        assert np.any(b), path
+        # Bases amplify rounding, 6e-8, by the condition of gradients, hundreds.
+        np.testing.assert_allclose(a, b, atol=1e-4 * np.max(np.abs(b)))
+
+    jax.tree_util.tree_map_with_path(of_leaf, ours, theirs)
+
+
+# Attention and convolution
+
+
+def attention():
+    model = nnx.MultiHeadAttention(
+        num_heads=2, in_features=8, qkv_features=6, decode=False, rngs=nnx.Rngs(0)
+    )
+
+    def loss(model, rng):
+        x = jnp.asarray(rng.normal(size=(3, 5, 8)), jnp.float32)
+        return jnp.mean(model(x) ** 3)
+
+    return *gradients_of(model, loss), "kernel"
+
+
+HEADS = {"out/kernel": ((0, 1), (2,)), "*/kernel": ((0,), (1, 2))}
+
+
+def flat_heads(params, *steps):
+    """(d, heads, size) as d x (heads size), and what leads back as the transpose."""
+    shapes = {
+        name: (6, 8) if name == "out" else (8, 6)
+        for name, part in params.items()
+        if "kernel" in part
+    }
+    return {
+        name: part | {"kernel": part["kernel"].reshape(*steps, *shapes[name])}
+        for name, part in params.items()
+    }
+
+
+@each
+def test_attention_kernels_are_matrices(build):
+    params, gradients, _ = attention()
+    assert params["query"]["kernel"].shape == (8, 2, 3)
+    assert params["out"]["kernel"].shape == (2, 3, 8)
+    ours = outputs(optimx.as_matrices(build(), HEADS), params, gradients)
+    theirs = outputs(build(), flat_heads(params), flat_heads(gradients, STEPS))
+    same(flat_heads(ours, STEPS), theirs)
+
+
+@each
+@pytest.mark.parametrize(
+    ("axes", "shape"),
+    [(((0, 1, 2), (3,)), (12, 5)), (((2,), (3,)), (4, 3, 5))],
+    ids=["whole", "taps"],
+)
+def test_convolution_kernels_are_matrices(build, axes, shape):
+    """As one matrix from patches to channels, or as one from channels for each tap."""
+
+    def loss(model, rng):
+        x = jnp.asarray(rng.normal(size=(2, 6, 6, 3)), jnp.float32)
+        return jnp.mean(model(x) ** 3)
+
+    model = nnx.Conv(3, 5, (2, 2), rngs=nnx.Rngs(0))
+    params, gradients = gradients_of(model, loss)
+    assert params["kernel"].shape == (2, 2, 3, 5)
+
+    def flat(tree, *steps):
+        return tree | {"kernel": tree["kernel"].reshape(*steps, *shape)}
+
+    ours = outputs(optimx.as_matrices(build(), {"kernel": axes}), params, gradients)
+    theirs = outputs(build(), flat(params), flat(gradients, STEPS))
+    same(flat(ours, STEPS), theirs)
+
+
+# Stacks of scanned layers
+
+LAYERS = 3
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(4, rngs=rngs)
+        self.up = nnx.Linear(4, 6, rngs=rngs)
+        self.down = nnx.Linear(6, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return x + self.down(nnx.gelu(self.up(self.norm(x))))
+
+
+@nnx.split_rngs(splits=LAYERS)
+@nnx.vmap(in_axes=(0,), out_axes=0)
+def stack_of_blocks(rngs):
+    return Block(rngs)
+
+
+class Scanned(nnx.Module):
+    """An embedding, blocks whose kernels are (layers, in, out), and a head."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(7, 4, rngs=rngs)
+        self.blocks = stack_of_blocks(rngs)
+        self.head = nnx.Linear(4, 7, rngs=rngs)
+
+    def __call__(self, tokens):
+        graph, layers = nnx.split(self.blocks)
+
+        def layer(x, weights):
+            return nnx.merge(graph, weights)(x), None
+
+        x, _ = jax.lax.scan(layer, self.embed(tokens), layers)
+        return self.head(x)
+
+
+def scanned():
+    def loss(model, rng):
+        tokens = jnp.asarray(rng.integers(7, size=(4, 9)))
+        logits = jax.nn.log_softmax(model(tokens[:, :-1]))
+        return -jnp.mean(jnp.take_along_axis(logits, tokens[:, 1:, None], axis=-1))
+
+    return gradients_of(Scanned(nnx.Rngs(0)), loss)
+
+
+def apart(tree, axis):
+    """The layers of a stack as blocks 0, 1, 2."""
+    return tree | {
+        "blocks": {
+            i: jax.tree.map(lambda x, i=i: jnp.take(x, i, axis=axis), tree["blocks"])
+            for i in range(LAYERS)
+        }
+    }
+
+
+def test_matrices_of_a_scanned_model_are_its_hidden_kernels():
+    params, _ = scanned()
+    assert optimx.describe_labels(params, optimx.hidden_matrices) == textwrap.dedent(
+        """\
+        other   (3, 4)     blocks/down/bias
+        matrix  (3, 6, 4)  blocks/down/kernel
+        other   (3, 4)     blocks/norm/bias
+        other   (3, 4)     blocks/norm/scale
+        other   (3, 6)     blocks/up/bias
+        matrix  (3, 4, 6)  blocks/up/kernel
+        other   (7, 4)     embed/embedding
+        other   (7,)       head/bias
+        other   (4, 7)     head/kernel"""
+    )
+
+
+@each
+def test_a_scanned_stack_is_its_layers(build):
+    params, gradients = scanned()
+    ours = outputs(build(), params, gradients)
+    theirs = outputs(build(), apart(params, 0), apart(gradients, 1))
+    same(apart(ours, 1), jax.tree.map(jnp.asarray, theirs))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_layers_one_by_one(name):
+    """Inside `per_layer` a stack is seen a layer at a time: the same again.
+
+    Turns are dealt out within what is seen, so SOAP's must be all at once.
+    """
+    build = BUILDERS[name]
+    tx = build(spread=False) if name == "soap" else build()
+    params, gradients = scanned()
+    ours = outputs(optimx.per_layer(tx, "blocks*"), params, gradients)
+    same(ours, outputs(tx, params, gradients))
