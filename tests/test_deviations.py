@@ -195,7 +195,7 @@ def test_step_factors_are_those_of_flax_kernels(name, shape, factor):
 
 @pytest.mark.parametrize("name", ["mars_shampoo", "mars_m", "muon"])
 def test_five_steps_of_the_quintic_are_no_polar_factor(name):
-    """Singular values settle in [0.68, 1.14]; other coefficients bring them to 1."""
+    """Singular values come into [0.68, 1.21]; other coefficients bring them to 1."""
 
     def values(**hyper):
         tx = optimx.registry.build(name, learning_rate=0.1, **hyper)
@@ -203,7 +203,7 @@ def test_five_steps_of_the_quintic_are_no_polar_factor(name):
         return found / (0.1 * (0.2 * np.sqrt(6) if name == "mars_m" else 1.0))
 
     rough = values()
-    assert np.all((rough > 0.65) & (rough < 1.2))
+    assert np.all((rough > 0.67) & (rough < 1.22))
     assert np.max(np.abs(rough - 1)) > 0.05
     # Float32, and a matrix whose condition is some tens.
     np.testing.assert_allclose(

@@ -221,7 +221,7 @@ def rotation(size, seed):
     return jnp.asarray(np.linalg.qr(rng.normal(size=(size, size)))[0])
 
 
-@pytest.mark.parametrize(
+each_rule = pytest.mark.parametrize(
     "rule",
     [
         # Adam alone fails this: it knows the axes.
@@ -233,6 +233,13 @@ def rotation(size, seed):
     ],
     ids=["eigenbasis", "kronecker", "orthogonalize"],
 )
+
+# The ridge of Shampoo's first roots, 1e-6, stands beside rounding of 2e-16: roots of
+# singular factors agree to 1e-10, and stand on both sides of the gradient.
+TURNED = 1e-8
+
+
+@each_rule
 def test_turning_the_gradients_turns_the_updates(double, rule):
     params, gradients = draw(8, {"w": (3, 5, 5)})
     left, right = rotation(5, 0), rotation(5, 1)
@@ -243,9 +250,26 @@ def test_turning_the_gradients_turns_the_updates(double, rule):
 
     plain = run(params, gradients)
     assert np.any(plain["w"][-1])
-    # The ridge of Shampoo's first roots, 1e-6, stands beside rounding of 2e-16: roots
-    # of singular factors agree to 1e-10, and are multiplied by 1e-6^(-1/4) twice.
-    close(run(turned(params), turned(gradients)), turned(plain), 1e-8)
+    close(run(turned(params), turned(gradients)), turned(plain), TURNED)
+
+
+@each_rule
+def test_a_phase_of_the_gradients_is_one_of_the_updates(double, rule):
+    """Complex leaves: factors are Hermitian, and squares those of absolute values."""
+    params, gradients = draw(9, {"w": (2, 4, 4)})
+    rng = np.random.default_rng(9)
+    left, right = (jnp.exp(1j * jnp.asarray(rng.uniform(0, 6, 4))) for _ in range(2))
+    phases = left[:, None] * right[None]
+
+    def turned(tree):
+        return jax.tree.map(
+            lambda x: x * jnp.broadcast_to(phases, x.shape).astype(complex),
+            jax.tree.map(lambda x: x.astype(complex), tree),
+        )
+
+    run = compiled(rule())
+    plain = run(params, gradients)
+    close(run(turned(params), turned(gradients)), turned(plain), TURNED)
 
 
 # Turns

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optimx import registry
-from optimx.partition import by_path
+from optimx.partition import NOT_HIDDEN, by_path
 from optimx.schedules import (
     half_life_warmup,
     horizon,
@@ -196,24 +196,32 @@ def build_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation, its learning rates on the run's schedule."""
 
-    def scheduled(rule: Rule) -> optax.GradientTransformation:
-        return transformation(
-            rule, learning_rate_schedule(schedule, rule.learning_rate, steps)
-        )
+    def scheduled(rule: Rule, **values: Any) -> optax.GradientTransformation:
+        rate = learning_rate_schedule(schedule, rule.learning_rate, steps)
+        return transformation(rule, rate, **values)
 
-    tx = scheduled(optimizer.rule)
-    if optimizer.others is not None:
-        tx = matrices_only(
-            tx, otherwise=scheduled(optimizer.others), labels=by_path(optimizer.paths)
-        )
+    rule = optimizer.rule
+    if optimizer.others is None:
+        return optax.with_extra_args_support(scheduled(rule))
+    otherwise = scheduled(optimizer.others)
+    if "otherwise" in registry.hyperparameters(rule.name):
+        # A rule of matrices knows embeddings and heads by itself.
+        labels = by_path((*NOT_HIDDEN, *optimizer.paths))
+        tx = scheduled(rule, otherwise=otherwise, labels=labels)
+    else:
+        labels = by_path(optimizer.paths)
+        tx = matrices_only(scheduled(rule), otherwise=otherwise, labels=labels)
     return optax.with_extra_args_support(tx)
 
 
 def transformation(
-    rule: Rule, learning_rate: optax.ScalarOrSchedule
+    rule: Rule, learning_rate: optax.ScalarOrSchedule, **values: Any
 ) -> optax.GradientTransformation:
-    """The rule as the registry builds it, its ramps made into schedules."""
-    hyper = dict(rule.hyperparameters)
+    """The rule as the registry builds it, its ramps made into schedules.
+
+    ``values`` are hyperparameters that no file can hold, such as ``otherwise``.
+    """
+    hyper = dict(rule.hyperparameters) | values
     if (steps := hyper.pop("b3_warmup", OFF)) != OFF:
         hyper["b3"] = half_life_warmup(hyper.get("b1", 0.0), hyper["b3"], steps)
     if (steps := hyper.pop("alpha_warmup", OFF)) != OFF:

@@ -47,7 +47,7 @@ def test_a_name_alone_is_filled_in_from_recipe_and_defaults(name):
         if value is not None and key not in rule.hyperparameters
     }
     assert not missing
-    kinds = (bool, int, float, str)
+    kinds = (bool, int, float, str, tuple)  # what a TOML file holds
     assert all(isinstance(v, kinds) for v in rule.hyperparameters.values())
 
 
@@ -171,6 +171,18 @@ def test_others_have_their_own_rule_on_the_same_schedule():
         scale = float(schedule(steps - 1))
         for name, rate in (("w", 1e-2), ("b", 1e-3), ("wte", 1e-3)):
             np.testing.assert_allclose(updates[name], -rate * scale, rtol=1e-6)
+
+
+def test_a_rule_of_matrices_leaves_embeddings_to_the_others():
+    plain = {"weight_decay": 0.0}
+    optimizer = Optimizer(Rule("muon", 1e-2, plain), Rule("lion", 1e-3, plain))
+    tx = build_optimizer(optimizer, COSINE, 100)
+    updates = changes(tx, steps=40)
+    scale = float(learning_rate_schedule(COSINE, 1.0, 100)(39))
+    for name in ("b", "wte"):
+        np.testing.assert_allclose(updates[name], -1e-3 * scale, rtol=1e-6)
+    # A constant gradient has one singular value: an update of 1e-2 / sqrt(rows).
+    assert np.min(np.abs(updates["w"])) > 1.5e-3 * scale
 
 
 def test_what_update_needs_is_gathered_from_both_rules():
