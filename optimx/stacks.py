@@ -224,6 +224,9 @@ class _Plan:
         One at a time is one all-to-all each; all at once, the compiler knows no
         better than to copy the whole stack to every device.
         """
+        if self.explicit and not self.axes:
+            # The types of leaves may name axes of one device: products refuse those.
+            return self._placed(stack, PartitionSpec())
         for spec in self._stages(stack):
             stack = self._moved(stack, spec)
         return stack

@@ -215,61 +215,41 @@ def test_shampoo_of_diagonal_gradients_is_adam(double):
 
 # Symmetries
 
-
-def rotation(size, seed):
-    rng = np.random.default_rng(seed)
-    return jnp.asarray(np.linalg.qr(rng.normal(size=(size, size)))[0])
-
-
-each_rule = pytest.mark.parametrize(
-    "rule",
-    [
-        # Adam alone fails this: it knows the axes.
-        lambda: optimx.in_eigenbasis(
+# Adam alone has none of them: it knows the axes.
+RULES = {
+    "eigenbasis": compiled(
+        optimx.in_eigenbasis(
             optimx.scale_by_rms(0.9, eps=1e-8), decay=0.9, update_every=3
-        ),
-        lambda: optimx.scale_by_kronecker(0.9, update_every=3),
-        optimx.orthogonalize,
-    ],
-    ids=["eigenbasis", "kronecker", "orthogonalize"],
-)
-
-# The ridge of Shampoo's first roots, 1e-6, stands beside rounding of 2e-16: roots of
-# singular factors agree to 1e-10, and stand on both sides of the gradient.
-TURNED = 1e-8
-
-
-@each_rule
-def test_turning_the_gradients_turns_the_updates(double, rule):
-    params, gradients = draw(8, {"w": (3, 5, 5)})
-    left, right = rotation(5, 0), rotation(5, 1)
-    run = compiled(rule())
-
-    def turned(tree):
-        return jax.tree.map(lambda x: jnp.matmul(jnp.matmul(left, x), right), tree)
-
-    plain = run(params, gradients)
-    assert np.any(plain["w"][-1])
-    close(run(turned(params), turned(gradients)), turned(plain), TURNED)
-
-
-@each_rule
-def test_a_phase_of_the_gradients_is_one_of_the_updates(double, rule):
-    """Complex leaves: factors are Hermitian, and squares those of absolute values."""
-    params, gradients = draw(9, {"w": (2, 4, 4)})
-    rng = np.random.default_rng(9)
-    left, right = (jnp.exp(1j * jnp.asarray(rng.uniform(0, 6, 4))) for _ in range(2))
-    phases = left[:, None] * right[None]
-
-    def turned(tree):
-        return jax.tree.map(
-            lambda x: x * jnp.broadcast_to(phases, x.shape).astype(complex),
-            jax.tree.map(lambda x: x.astype(complex), tree),
         )
+    ),
+    "kronecker": compiled(optimx.scale_by_kronecker(0.9, update_every=3)),
+    "orthogonalize": compiled(optimx.orthogonalize()),
+}
 
-    run = compiled(rule())
-    plain = run(params, gradients)
-    close(run(turned(params), turned(gradients)), turned(plain), TURNED)
+
+def unitary(seed, is_complex):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(5, 5))
+    return np.linalg.qr(x + 1j * rng.normal(size=(5, 5)) if is_complex else x)[0]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("is_complex", [False, True], ids=["rotation", "unitary"])
+def test_turning_the_gradients_turns_the_updates(double, rule, is_complex):
+    trees = draw(8, {"w": (3, 5, 5)})
+    left, right = unitary(0, is_complex), unitary(1, is_complex)
+
+    def turned(tree):
+        return jax.tree.map(lambda x: left @ np.asarray(x) @ right, tree)
+
+    plain = RULES[rule](*trees)
+    assert np.any(plain["w"][-1])
+    # A complex number and the real one that scales it are of two dtypes.
+    with jax.numpy_dtype_promotion("standard" if is_complex else "strict"):
+        ours = RULES[rule](*map(turned, trees))
+    # The ridge of Shampoo's first roots, 1e-6, stands beside rounding of 2e-16: roots
+    # of singular factors agree to 1e-10, and stand on both sides of the gradient.
+    close(ours, turned(plain), 1e-8)
 
 
 # Turns

@@ -123,4 +123,5 @@ def _rule_table(rule: optimizers.Rule) -> dict[str, Any]:
 
 def _writable(table: Mapping[str, Any]) -> dict[str, Any]:
     """What TOML can say: a key without a value is a key that is absent."""
-    return {k: v for k, v in table.items() if isinstance(v, (bool, int, float, str))}
+    kinds = (bool, int, float, str, list, tuple)
+    return {k: v for k, v in table.items() if isinstance(v, kinds)}

@@ -136,10 +136,15 @@ def _resolve_rule(given: Mapping[str, Setting], steps: int, where: str) -> Rule:
     rule = Rule(
         name,
         float(rate),
-        {k: v for k, v in (known | numbers).items() if v is not None},
+        {k: _frozen(v) for k, v in (known | numbers).items() if v is not None},
     )
     _require_buildable(rule, given, where)
     return rule
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of a file as tuples, so that what is read equals what was written."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _require_kind(what: str, value: Any, default: Any) -> None:

@@ -21,6 +21,17 @@ def test_every_configuration_resolves_and_survives_being_written(file, tmp_path)
     assert load_config(written) == config
 
 
+def test_lists_survive_being_written(tmp_path):
+    triples = [[3.0, -3.2, 1.2], [1.875, -1.25, 0.375]]
+    file, written = tmp_path / "mine.toml", tmp_path / "config.toml"
+    file.write_text(f"[optimizer]\nname = 'muon'\ncoefficients = {triples}\n")
+    config = load_config(file)
+    written.write_text(dump_config(config))
+    assert load_config(written) == config
+    held = config.optimizer.rule.hyperparameters["coefficients"]
+    assert held == tuple(map(tuple, triples))
+
+
 def test_the_small_run_is_the_default():
     (file,) = (file for file in FILES if file.name == "cpu_small.toml")
     assert load_config(file) == load_config()
