@@ -77,57 +77,55 @@ def same(ours, theirs):
 
 
 @functools.cache
-def attention():
-    model = nnx.MultiHeadAttention(
+def modules():
+    """Attention, and a convolution twice, to be seen in two ways."""
+    attention = nnx.MultiHeadAttention(
         num_heads=2, in_features=6, decode=False, rngs=nnx.Rngs(0)
     )
-    return gradients_of(model, cubes, normal(STEPS, 3, 5, 6))
+    convolution = nnx.Conv(3, 5, (2, 2), rngs=nnx.Rngs(0))
+    attention = gradients_of(attention, cubes, normal(STEPS, 3, 5, 6))
+    convolution = gradients_of(convolution, cubes, normal(STEPS, 2, 6, 6, 3))
+    return [
+        {"attention": x, "whole": y, "taps": y}
+        for x, y in zip(attention, convolution, strict=True)
+    ]
 
 
-HEADS = {"out/kernel": ((0, 1), (2,)), "*/kernel": ((0,), (1, 2))}
+# A patch and its channels to channels as one matrix, or one from channels for each
+# tap; from width to heads, and from heads to width.
+AXES = {
+    "whole/kernel": ((0, 1, 2), (3,)),
+    "taps/kernel": ((2,), (3,)),
+    "attention/out/kernel": ((0, 1), (2,)),
+    "attention/*/kernel": ((0,), (1, 2)),
+}
 
 
-def flat_heads(params, *steps):
-    """(d, heads, size) as d x (heads size), and (heads, size, d) likewise."""
-    return {
-        name: part | {"kernel": part["kernel"].reshape(*steps, 6, 6)}
-        for name, part in params.items()
-    }
+# How many axes a kernel has, and the shape of what it is.
+MERGED = {"whole": (4, (12, 5)), "taps": (4, (4, 3, 5)), "attention": (3, (6, 6))}
+
+
+def flat(tree):
+    """The kernels as the matrices that they are; steps may lead."""
+
+    def merged(path, x):
+        if path[-1].key != "kernel":
+            return x
+        rank, shape = MERGED[path[0].key]
+        return x.reshape(*x.shape[: x.ndim - rank], *shape)
+
+    return jax.tree_util.tree_map_with_path(merged, tree)
 
 
 @each
-def test_attention_kernels_are_matrices(build):
-    params, gradients = attention()
-    assert params["query"]["kernel"].shape == (6, 2, 3)
-    assert params["out"]["kernel"].shape == (2, 3, 6)
-    ours = outputs(optimx.as_matrices(build(), HEADS), params, gradients)
-    theirs = outputs(build(), flat_heads(params), flat_heads(gradients, STEPS))
-    same(flat_heads(ours, STEPS), theirs)
-
-
-@functools.cache
-def convolution():
-    model = nnx.Conv(3, 5, (2, 2), rngs=nnx.Rngs(0))
-    return gradients_of(model, cubes, normal(STEPS, 2, 6, 6, 3))
-
-
-@each
-@pytest.mark.parametrize(
-    ("axes", "shape"),
-    [(((0, 1, 2), (3,)), (12, 5)), (((2,), (3,)), (4, 3, 5))],
-    ids=["whole", "taps"],
-)
-def test_convolution_kernels_are_matrices(build, axes, shape):
-    """As one matrix from patches to channels, or as one from channels for each tap."""
-    params, gradients = convolution()
-    assert params["kernel"].shape == (2, 2, 3, 5)
-
-    def flat(tree, *steps):
-        return tree | {"kernel": tree["kernel"].reshape(*steps, *shape)}
-
-    ours = outputs(optimx.as_matrices(build(), {"kernel": axes}), params, gradients)
-    theirs = outputs(build(), flat(params), flat(gradients, STEPS))
-    same(flat(ours, STEPS), theirs)
+def test_kernels_of_attention_and_convolution_are_matrices(build):
+    params, gradients = modules()
+    assert params["attention"]["query"]["kernel"].shape == (6, 2, 3)
+    assert params["attention"]["out"]["kernel"].shape == (2, 3, 6)
+    assert params["whole"]["kernel"].shape == (2, 2, 3, 5)
+    ours = outputs(optimx.as_matrices(build(), AXES), params, gradients)
+    theirs = outputs(build(), flat(params), flat(gradients))
+    same(flat(ours), theirs)
 
 
 # Stacks of scanned layers
@@ -191,7 +189,7 @@ def apart(tree, axis):
 
 
 def test_biases_of_heads_are_no_matrices():
-    labels = optimx.hidden_matrices(attention()[0])
+    labels = optimx.hidden_matrices(modules()[0])["attention"]
     assert labels["query"] == labels["out"] == {"bias": "other", "kernel": "matrix"}
 
 

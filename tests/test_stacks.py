@@ -462,7 +462,8 @@ def test_nothing_is_sent_while_matrices_are_worked_on(rule, kind):
     assert between == []
     for line in text.splitlines():
         if re.search(rf"= .* ({'|'.join(COLLECTIVES)})[\w\-]*\(", line):
-            assert "shard_map" not in line
+            # Names of what brings a stack there and back end in it at most.
+            assert "shard_map/" not in line
 
 
 def test_leaf_by_leaf_there_would_be():
@@ -556,6 +557,8 @@ def test_a_mesh_of_one_device_splits_nothing(kind):
 @pytest.mark.parametrize("manual", [{"fsdp", "tensor"}, {"fsdp"}])
 def test_inside_a_map_of_the_callers_it_works_on_what_is_there(kind, manual):
     """Data-parallel models, each with its own matrices: no device asks another."""
+    if len(manual) == 1 and kind == "auto" and jax.version.__version_info__ < (0, 8):
+        pytest.skip("this JAX knows no constraints inside a map of some axes")
     tx = RULES["both"]()
     many = np.stack([alone(seed)["columns"] for seed in range(4)])
 

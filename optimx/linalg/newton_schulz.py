@@ -38,8 +38,10 @@ POLAR_EXPRESS: tuple[Triple, ...] = (
 )
 """One triple per step, each the best for what the steps before it leave over."""
 
-# Blocks of a symmetric product: below this side, half a product is no cheaper.
-_SMALLEST_BLOCKED = 256
+# Blocks of a symmetric product: smaller ones are multiplied at less than full speed,
+# and with more of them a program takes longer to compile than it gains.
+_SMALLEST_BLOCK = 192
+_MOST_BLOCKS = 3
 # How large amplified rounding on a Gram matrix may be when a step uses it. At 0.1 noise
 # below zero drives singular values out of where the polynomials contract: bfloat16
 # overflows, and twelve steps in float32 leave singular values of 8.
@@ -112,20 +114,29 @@ def polar(
         return x
     asked = x.dtype if dtype is None else _as_complex(jnp.dtype(dtype), x.dtype)
     wide = _tree.wide_dtype(asked)
-    unit = _normalized(x.astype(_tree.wide_dtype(x.dtype)), eps)
 
-    def one_by_one(unit):
-        iterate = functools.partial(_iterate, triples=triples, blocked=True)
-        matrices = unit.astype(wide).reshape(-1, *x.shape[-2:])
+    def factor(x, working, blocked):
+        unit = _normalized(x.astype(_tree.wide_dtype(x.dtype)), eps).astype(working)
+        return _iterate(unit, triples=triples, blocked=blocked).astype(x.dtype)
+
+    def one_by_one(x):
+        matrices = x.reshape(-1, *x.shape[-2:])
         if len(matrices) == 1:
-            return iterate(matrices[0]).reshape(x.shape).astype(x.dtype)
-        return jax.lax.map(iterate, matrices).reshape(x.shape).astype(x.dtype)
+            return factor(matrices[0], wide, blocked=True).reshape(x.shape)
 
-    def at_once(unit):
-        matrices = unit.astype(asked)
-        return _iterate(matrices, triples=triples, blocked=False).astype(x.dtype)
+        def replace(index, matrices):
+            own = jax.lax.dynamic_index_in_dim(matrices, index, keepdims=False)
+            own = factor(own, wide, blocked=True)
+            return jax.lax.dynamic_update_index_in_dim(matrices, own, index, 0)
 
-    return jax.lax.platform_dependent(unit, cpu=one_by_one, default=at_once)
+        # In place: a second stack would cost as much memory again, and time.
+        count = len(matrices)
+        return jax.lax.fori_loop(0, count, replace, matrices).reshape(x.shape)
+
+    def at_once(x):
+        return factor(x, asked, blocked=False)
+
+    return jax.lax.platform_dependent(x, cpu=one_by_one, default=at_once)
 
 
 def coefficient_list(
@@ -180,7 +191,7 @@ def _normalized(x: jax.Array, eps: Scalar) -> jax.Array:
 def _iterate(x: jax.Array, *, triples: tuple[Triple, ...], blocked: bool) -> jax.Array:
     side = -2 if x.shape[-2] <= x.shape[-1] else -1
     small, large = sorted(x.shape[-2:])
-    parts = 2 if blocked and small >= _SMALLEST_BLOCKED else 1
+    parts = min(max(small // _SMALLEST_BLOCK, 1), _MOST_BLOCKS) if blocked else 1
     groups = _groups(triples, float(jnp.finfo(x.dtype).eps) / 2)
     half = (parts + 1) / (2 * parts)
     if _gram_cost(groups, small, large, half) < _plain_cost(
@@ -189,6 +200,7 @@ def _iterate(x: jax.Array, *, triples: tuple[Triple, ...], blocked: bool) -> jax
         for group in groups:
             x = _gram_steps(x, side, group, parts)
         return x
+
     for triple in triples:
         x = _plain_step(x, side, triple, parts)
     return x
