@@ -7,7 +7,7 @@ import optax
 from optimx import _checks
 from optimx.combine import precondition, stages
 from optimx.partition import hidden_matrices
-from optimx.transforms.decay import decay_weights
+from optimx.transforms.decay import decay_weights, require_mask
 from optimx.transforms.diagonal import scale_by_rms
 from optimx.transforms.momentum import ema
 from optimx.typing import Labels, Mask, Scalar
@@ -96,8 +96,15 @@ def beside_adamw(
             mask=mask,
             accumulator_dtype=accumulator_dtype,
         )
-    return matrices_only(
+    tx = matrices_only(
         rule,
         otherwise=otherwise,
         labels=hidden_matrices if labels is None else labels,
     )
+
+    def init(params):
+        # Neither of the two rules sees all that a mask is for.
+        require_mask(mask, params)
+        return tx.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, tx.update)

@@ -20,15 +20,7 @@ def decay_weights(
     inner = optax.with_extra_args_support(optax.add_decayed_weights(weight_decay, mask))
 
     def init(params):
-        if mask is not None:
-            _checks.prefix_tree(
-                "weight_decay",
-                "mask",
-                mask(params) if callable(mask) else mask,
-                params,
-                _is_boolean,
-                "booleans",
-            )
+        require_mask(mask, params)
         return inner.init(params)
 
     def update(updates, state, params=None, **extra_args):
@@ -40,6 +32,19 @@ def decay_weights(
         return inner.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def require_mask(mask: Mask | None, params: optax.Params) -> None:
+    """Requires that a mask of weight decay fits the parameters and holds booleans."""
+    if mask is not None:
+        _checks.prefix_tree(
+            "weight_decay",
+            "mask",
+            mask(params) if callable(mask) else mask,
+            params,
+            _is_boolean,
+            "booleans",
+        )
 
 
 def _is_boolean(value) -> bool:

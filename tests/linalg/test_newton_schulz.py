@@ -158,33 +158,51 @@ def test_single_precision_is_the_iteration_as_written(shape):
 
 @rules
 @pytest.mark.parametrize("kind", SPECTRA)
-@pytest.mark.parametrize("shape", [(24, 24), (24, 96), (192, 64)])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 96)])
 def test_single_precision_with_every_spectrum(shape, kind, rule):
     coefficients, steps = RULES[rule]
     triples = triples_of(rule)
     ours = POLAR(given(shape, kind), steps=steps, coefficients=coefficients)
     off = spectral(ours - exact(triples, shape, kind))
     # Rounding of small singular values, 6e-8, grows as they do: at most by the
-    # product of the slopes. To this the Gram form adds what it admits, 2e-3 in each
-    # step, which the sum of several restarts multiplies.
+    # product of the slopes. To this the Gram form adds what it admits, 2e-3 in a step
+    # of each group, which later groups multiply.
     amplified = 2.0**-24 * math.prod(a for a, _, _ in triples)
     gram = shape[0] != shape[1]
-    assert off <= max(5 * amplified, 1e-5) + gram * 5 * newton_schulz._LARGEST_NOISE
+    assert off <= max(5 * amplified, 1e-5) + gram * 0.01
     # Nothing leaves the band: 1.2024 is the quintic's maximum.
     assert spectral(ours) <= 1.21
 
 
-def test_many_steps_on_a_squared_null_space_stay_in_the_band():
-    """Six steps on one Gram matrix once left singular values of 8 here."""
-    ours = np.asarray(POLAR(given((256, 640), "rank deficient"), steps=12))
-    values = np.linalg.svd(ours, compute_uv=False)
-    # The quintic settles in [0.68, 1.14] and never passes 1.2024; the other 128
-    # directions are rounding, amplified to anything up to it.
-    assert values[127] >= 0.67
+@rules
+def test_blocks_in_single_precision_with_every_spectrum(blocks, rule):
+    """Rounded blocks commute less than rounded matrices; with later restarts this is
+    where singular values left the band for good, up to 4e4."""
+    coefficients, steps = RULES[rule]
+    triples = triples_of(rule)
+    amplified = 2.0**-24 * math.prod(a for a, _, _ in triples)
+    x = np.stack([given((24, 96), kind) for kind in SPECTRA])
+    every = jax.jit(
+        lambda x: newton_schulz.polar(x, steps=steps, coefficients=coefficients)
+    )(x)
+    for kind, ours in zip(SPECTRA, every, strict=True):
+        # As above; measured, blocks multiply what the Gram form adds by up to ten.
+        off = spectral(ours - exact(triples, (24, 96), kind))
+        assert off <= 5 * amplified + 0.03, kind
+        assert spectral(ours) <= 1.21, kind
+
+
+def test_many_steps_on_a_squared_null_space_stay_in_the_band(blocks):
+    x = given((24, 96), "rank deficient")
+    ours = jax.jit(lambda x: newton_schulz.polar(x, steps=20))(x)
+    values = np.linalg.svd(np.asarray(ours), compute_uv=False)
+    # The quintic settles in [0.68, 1.14] and never passes 1.2024; the other half is
+    # rounding, amplified to anything up to it.
+    assert values[11] >= 0.67
     assert values[0] <= 1.21
 
 
-@pytest.mark.parametrize("shape", [(24, 24), (24, 96), (192, 64)])
+@pytest.mark.parametrize("shape", [(24, 24), (24, 96)])
 @pytest.mark.parametrize("kind", ["random", *SPECTRA])
 @rules
 def test_bfloat16_stays_in_the_band(shape, kind, rule):
