@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optimx import _checks, _tree
@@ -45,8 +46,9 @@ def orthogonalize(
       nothing.
 
     Raises:
-      ValueError: where ``steps`` is below 1, coefficients are not triples, or ``eps``
-        is negative; at ``init``, where a leaf is no matrix.
+      ValueError: where ``steps`` is below 1, coefficients are not triples, ``eps`` is
+        negative or ``dtype`` not floating-point; at ``init``, where a leaf is no
+        matrix.
 
     Examples:
       >>> import jax.numpy as jnp, optimx
@@ -62,6 +64,8 @@ def orthogonalize(
     where = "orthogonalize"
     newton_schulz.coefficient_list(where, coefficients, steps)
     _checks.non_negative(where, "eps", eps)
+    if dtype is not None and not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+        raise ValueError(f"{where}: dtype must be floating-point, got {dtype!r}.")
 
     def polar(x):
         return newton_schulz.polar(

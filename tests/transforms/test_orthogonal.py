@@ -265,3 +265,8 @@ def test_the_defaults_are_the_published_ones():
     # Some dozen roundings, 6e-8, amplified.
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
     assert QUINTIC == (3.4445, -4.7750, 2.0315)
+
+
+def test_products_are_of_floating_point():
+    with pytest.raises(ValueError, match=r"dtype must be floating-point, got 'int8'"):
+        optimx.orthogonalize(dtype="int8")
