@@ -138,7 +138,7 @@ class _Plan:
         return structure.unflatten(out)
 
     def zeros(self, tree: PyTree) -> PyTree:
-        """Stacks that are not split, nor filled up: what state does not depend on."""
+        """Stacks neither split nor filled up: first states depend on shapes alone."""
         leaves, structure = jax.tree.flatten(tree)
         out: list[Any] = [optax.MaskedNode() for _ in leaves]
         for group in self.groups:
@@ -202,8 +202,8 @@ class _Plan:
     def _joined(self, members: list[jax.Array]) -> jax.Array:
         if self.axes or self.explicit:
             return jnp.concatenate(members)
-        # Written one after the other, each is computed where it belongs: on CPU half
-        # the time of a concatenation, which computes it elsewhere and copies.
+        # Written one after the other, each is computed where it belongs; on CPU a
+        # concatenation computes it elsewhere and copies.
         total = sum(map(len, members))
         stack = jnp.zeros((total, *members[0].shape[1:]), members[0].dtype)
         start = 0

@@ -36,7 +36,7 @@ POLAR_EXPRESS: tuple[Triple, ...] = (
     ),
     (1.875, -1.25, 0.375),
 )
-"""One triple per step, each the best for what the steps before it leave over."""
+"""One triple per step, each made for what the steps before it leave over."""
 
 # Blocks of a symmetric product: smaller ones are multiplied at less than full speed,
 # and with more of them a program takes longer to compile than it gains.
@@ -70,7 +70,8 @@ def polar(
     squares the singular values, so it restarts from :math:`X_k` before amplified
     rounding matters: after five steps of the quintic in float32, and in half precision
     after each, where it saves nothing. The form that takes fewer operations for the
-    shape is chosen.
+    shape is chosen. In float32 it may stray from the plain one where a matrix is
+    ill-conditioned: by its small singular values, within the band of the polynomials.
 
     On CPU matrices are worked off one by one, half precision is computed in float32,
     and products that are symmetric by construction are computed without their

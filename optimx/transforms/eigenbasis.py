@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from optimx import _checks, _tree
-from optimx.linalg import eigenbasis, round_robin
+from optimx.linalg import eigenbasis, moments, round_robin
 from optimx.stacks import in_stacks
 from optimx.typing import Count, PyTree, Scalar
 
@@ -70,7 +70,7 @@ def in_eigenbasis(
     an eigendecomposition. Until a matrix has it, its updates are zero and ``inner``
     does not see it: in the authors' code the first step, here by default the steps
     before its first turn, at most ``update_every``. For the matrices take turns: each
-    step refreshes its share of the stack, so that no step is slower than another.
+    step refreshes its share of the stack, so that steps have about as much to do.
 
     A signal that is not finite changes neither factors nor bases nor the state of
     ``inner``; the state counts it, and :func:`optimx.monitor.read` finds the count.
@@ -211,14 +211,14 @@ def in_eigenbasis(
         wide = _tree.accumulator(u)
         s = stack.signal.astype(_tree.accumulator(stack.signal))
         b = _tree.like(decay, s)
-        factors = stack.left, stack.right
+        sides = (stack.left, moments.of_rows), (stack.right, moments.of_columns)
         means = [
-            old if _absent(old) else b * old + (1 - b) * new
-            for old, new in zip(factors, _moments(s, stack), strict=True)
+            old if _absent(old) else b * old + (1 - b) * moment(s)
+            for old, moment in sides
         ]
-        fine = _finite(s)
+        fine = moments.finite(s)
         for mean in means:
-            fine = fine if _absent(mean) else fine & _finite(mean)
+            fine = fine if _absent(mean) else fine & moments.finite(mean)
 
         left, right = stack.left_basis, stack.right_basis
         rotated = _rotate(u.astype(wide), left, right)
@@ -319,17 +319,6 @@ def _sorted(tree: PyTree, order: jax.Array, axis: int, shape: tuple) -> PyTree:
     )
 
 
-def _moments(s: jax.Array, stack: _Stack) -> tuple[Any, Any]:
-    conjugate = jnp.conj(s) if jnp.iscomplexobj(s) else s
-    highest = jax.lax.Precision.HIGHEST
-    left = right = None
-    if not _absent(stack.left):
-        left = jnp.einsum("bik,bjk->bij", s, conjugate, precision=highest)
-    if not _absent(stack.right):
-        right = jnp.einsum("bki,bkj->bij", conjugate, s, precision=highest)
-    return left, right
-
-
 def _rotate(x: jax.Array, left: Any, right: Any) -> jax.Array:
     """Q_L^H X Q_R, a side without a basis left as it is."""
     highest = jax.lax.Precision.HIGHEST
@@ -350,7 +339,3 @@ def _rotate_back(x: jax.Array, left: Any, right: Any) -> jax.Array:
         adjoint = jnp.conj(right) if jnp.iscomplexobj(right) else right
         x = jnp.einsum("bij,bkj->bik", x, adjoint, precision=highest)
     return x
-
-
-def _finite(x: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(x), axis=(1, 2))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from optimx import _checks, _tree
-from optimx.linalg import round_robin
+from optimx.linalg import moments, round_robin
 from optimx.linalg.roots import inverse_root, or_previous
 from optimx.stacks import in_stacks
 from optimx.typing import Count, PyTree, Scalar
@@ -73,7 +73,7 @@ def scale_by_kronecker(
 
     Roots are refreshed every ``update_every`` steps, with the signal of that step
     folded in. By default the matrices take turns: each step refreshes its share of the
-    stack, so that no step is slower than another. Before its first turn, within the
+    stack, so that steps have about as much to do. Before its first turn, within the
     first ``update_every`` steps, a matrix has the identity for a root.
 
     A signal that is not finite changes no factor, and a root that fails its check
@@ -175,7 +175,7 @@ def scale_by_kronecker(
         means = [
             b * old + (1 - b) * f for old, f in zip((left, right), new, strict=True)
         ]
-        fine = jnp.logical_and(*map(_finite, means))
+        fine = jnp.logical_and(*map(moments.finite, means))
         kept = [
             jnp.where(_beside(fine, old), mean, old)
             for old, mean in zip((left, right), means, strict=True)
@@ -289,17 +289,11 @@ def _joined(blocks: jax.Array, shape: tuple, block_size: int | None) -> jax.Arra
 
 
 def _factors(x: jax.Array, max_dim: int) -> tuple[jax.Array, jax.Array]:
-    """X X^H and the X^H X of the columns, or their diagonals."""
-    conjugate = jnp.conj(x) if jnp.iscomplexobj(x) else x
-    highest = jax.lax.Precision.HIGHEST
-    if x.shape[-2] > max_dim:
-        left = jnp.sum(_tree.square(x), axis=-1)
-    else:
-        left = jnp.einsum("bik,bjk->bij", x, conjugate, precision=highest)
-    if x.shape[-1] > max_dim:
-        right = jnp.sum(_tree.square(x), axis=-2)
-    else:
-        right = jnp.einsum("bki,bkj->bij", conjugate, x, precision=highest)
+    """The moments of rows and of columns, or the diagonals of those."""
+    rows, columns = x.shape[-2:]
+    square = _tree.square(x)
+    left = moments.of_rows(x) if rows <= max_dim else jnp.sum(square, axis=-1)
+    right = moments.of_columns(x) if columns <= max_dim else jnp.sum(square, axis=-2)
     return left, right
 
 
@@ -324,10 +318,6 @@ def _times(root: jax.Array, blocks: jax.Array, side: int) -> jax.Array:
     order = "bij,bjk->bik" if side == -2 else "bkj,bji->bki"
     pair = (root, blocks) if side == -2 else (blocks, root)
     return jnp.einsum(order, *pair, precision=jax.lax.Precision.HIGHEST)
-
-
-def _finite(x: jax.Array) -> jax.Array:
-    return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
 
 def _beside(of_item: jax.Array, x: jax.Array) -> jax.Array:
