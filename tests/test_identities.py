@@ -97,13 +97,24 @@ def same_outputs(a, b, params, gradients, bound=SAME, **extra):
     )
 
 
+def turns(name):
+    """Whether matrices take turns, so that a step depends on a leaf's neighbours."""
+    return "update_every" in registry.hyperparameters(name)
+
+
+def build(name, **hyper):
+    """A registered optimizer; where matrices take turns, all have theirs every step."""
+    every_step = {"update_every": 1} if turns(name) else {}
+    return registry.build(name, **{"learning_rate": 0.1} | every_step | hyper)
+
+
 @functools.cache
 def compiled(name, **hyper):
     """The updates of a registered optimizer over all steps; parameters stay put.
 
     Weights decay by a twentieth a step: parameters of zero leave the decay out.
     """
-    tx = registry.build(name, **{"learning_rate": 0.1, "weight_decay": 0.5} | hyper)
+    tx = build(name, **{"weight_decay": 0.5} | hyper)
 
     @jax.jit
     def run(params, gradients, stale):
@@ -472,6 +483,11 @@ def test_matrices_only_masks_the_observed_signal(seed):
 # Every optimizer treats each leaf alone, wherever it stands
 
 
+def rounding(name):
+    """SAME, times what roots and bases of eigenvectors magnify where there are any."""
+    return 1e-8 if turns(name) else SAME
+
+
 @each_optimizer
 @for_few
 @hypothesis.given(seed=seeds)
@@ -481,7 +497,7 @@ def test_order_and_nesting_of_leaves_do_not_matter(name, seed):
 
     trees = draw(seed)
     expected = compiled(name)(*trees)
-    close(compiled(name)(*map(nest, trees)), nest(expected))
+    close(compiled(name)(*map(nest, trees)), nest(expected), rounding(name))
 
 
 @each_optimizer
@@ -493,7 +509,7 @@ def test_a_tree_is_updated_as_its_halves_are(name, seed):
     expected = compiled(name)(*trees)
     for half in halves:
         ours = compiled(name)(*({k: t[k] for k in half} for t in trees))
-        close(ours, {k: expected[k] for k in half})
+        close(ours, {k: expected[k] for k in half}, rounding(name))
 
 
 @each_optimizer
@@ -514,7 +530,7 @@ def test_order_of_rows_and_columns_does_not_matter(name, seed):
         for tree, steps in zip(trees, (0, 1, 1), strict=True)
     )
     expected = jax.tree.map(functools.partial(shuffle, steps=1), compiled(name)(*trees))
-    close(compiled(name)(*shuffled), expected)
+    close(compiled(name)(*shuffled), expected, rounding(name))
 
 
 @each_optimizer
@@ -533,9 +549,13 @@ def test_opposite_numbers_give_opposite_updates(name, seed):
 def test_first_update_goes_downhill(name, seed):
     params, gradients, stale = draw(seed)
     params, stale = jax.tree.map(jnp.zeros_like, (params, stale))
+    # Whoever works in eigenvectors has them from the first gradient: here it is all
+    # the gradient there is.
+    gradients = jax.tree.map(lambda g: jnp.broadcast_to(g[0], g.shape), gradients)
     updates = compiled(name)(params, gradients, stale)
+    first = 1 if name.endswith("soap") else 0
     for u, g in zip(jax.tree.leaves(updates), jax.tree.leaves(gradients), strict=True):
-        assert np.sum(u[0] * g[0]) < 0
+        assert np.sum(u[first] * g[first]) < 0
 
 
 @each_optimizer
@@ -631,7 +651,7 @@ def test_mars_before_any_optax_transformation(after, seed, scale):
 
 LAYERS = 3
 
-MODEL = {"blocks": {"bias": (LAYERS, 5), "kernel": (LAYERS, 4, 5)}, "embed": (3, 4)}
+MODEL = {"blocks": {"bias": (LAYERS, 5), "kernel": (LAYERS, 4, 5)}, "gate": (3, 4)}
 
 
 @each_optimizer
@@ -639,14 +659,14 @@ MODEL = {"blocks": {"bias": (LAYERS, 5), "kernel": (LAYERS, 4, 5)}, "embed": (3,
 @hypothesis.given(seed=seeds)
 def test_per_layer_is_the_inner_one_on_each_layer(name, seed):
     params, gradients, stale = draw(seed, MODEL)
-    inner = registry.build(name, learning_rate=0.1)
+    inner = build(name)
     wrapped = optimx.per_layer(inner, "blocks*")
     ours = runs.outputs(wrapped, params, gradients, stale_grads=stale)
 
     def part(tree, layer, axis):
         """One layer's leaves, or with no layer the leaves that are not stacked."""
         if layer is None:
-            return tree["embed"]
+            return tree["gate"]
         return jax.tree.map(lambda x: jnp.take(x, layer, axis), tree["blocks"])
 
     for layer in (*range(LAYERS), None):
@@ -656,7 +676,7 @@ def test_per_layer_is_the_inner_one_on_each_layer(name, seed):
             part(gradients, layer, 1),
             stale_grads=part(stale, layer, 1),
         )
-        close(part(ours, layer, 1), expected)
+        close(part(ours, layer, 1), expected, rounding(name))
 
 
 @each_optimizer

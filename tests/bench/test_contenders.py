@@ -6,6 +6,7 @@ import pytest
 from optimx import registry
 from optimx.bench.contenders import (
     ADAMW,
+    AT_ONCE,
     AXPY,
     PASSES,
     PEERS,
@@ -22,7 +23,8 @@ MATRIX = {"w": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
 
 
 def test_every_name_has_passes_or_says_that_products_dominate():
-    assert set(names()) <= set(PASSES) | PRODUCTS_DOMINATE
+    each = {name.removesuffix(AT_ONCE) for name in names()}
+    assert each <= set(PASSES) | PRODUCTS_DOMINATE
     assert not set(PASSES) & PRODUCTS_DOMINATE
 
 
@@ -69,8 +71,10 @@ def test_no_compiled_step_makes_fewer_passes(name):
 
 
 def test_without_a_choice_everything_is_measured_but_the_yardsticks():
-    assert set(chosen(())) == set(names()) - set(YARDSTICKS)
-    assert set(PEERS) | set(registry.names()) == set(names())
+    each = set(PEERS) | set(registry.names())
+    assert set(chosen(())) == each - set(YARDSTICKS)
+    turns = {n for n in registry.names() if "spread" in registry.hyperparameters(n)}
+    assert set(names()) == each | {n + AT_ONCE for n in turns}
 
 
 def test_a_choice_keeps_its_order_and_leaves_yardsticks_out():
