@@ -1,6 +1,8 @@
 """What every test runs under: eight host devices, and nothing promoted unasked."""
 
+import itertools
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -9,6 +11,19 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 import jax
 import pytest
+
+# Linux lets a process map 65,530 pieces of memory, and every compiled program takes a
+# few: with thousands of them the compiler ends the process.
+_MAPS = Path("/proc/self/maps")
+_MANY_MAPS = 15_000
+_tests = itertools.count(1)
+
+
+def pytest_runtest_teardown():
+    """Lets go of compiled programs before there are too many; looks now and then."""
+    looks = next(_tests) % 16 == 0 and _MAPS.exists()
+    if looks and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)
