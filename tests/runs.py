@@ -58,10 +58,12 @@ def outputs(transformation, params, gradients, **extra):
     """What comes out of `update` at each step, step by step, as numpy trees."""
     transformation = optax.with_extra_args_support(transformation)
     state = transformation.init(params)
+    # Compiled once for all runs of one transformation over trees of one kind.
+    update = jax.jit(transformation.update)
     out = []
     for t in range(len(jax.tree.leaves(gradients)[0])):
         gradient, rest = jax.tree.map(lambda x, t=t: x[t], (gradients, extra))
-        updates, state = transformation.update(gradient, state, params, **rest)
+        updates, state = update(gradient, state, params, **rest)
         out.append(jax.tree.map(np.asarray, updates))
     return jax.tree.map(lambda *steps: np.stack(steps), *out)
 
