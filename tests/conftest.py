@@ -26,6 +26,12 @@ def pytest_runtest_teardown():
         jax.clear_caches()
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, default=20, help="how often test_kill.py kills a run"
+    )
+
+
 @pytest.fixture(autouse=True)
 def _explicit_arithmetic():
     """Nothing promotes a rank or a dtype unless the code says so."""

@@ -1,13 +1,16 @@
 """The command line as a person or a program meets it."""
 
+import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from training.small import words, write_corpus
 
@@ -33,6 +36,13 @@ def _keep_jax_as_it_is(monkeypatch):
     monkeypatch.setattr(
         "optimx.training.compilation.use_compilation_cache", lambda: None
     )
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+    """What runs in this process has one device, as what runs in another."""
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *backend: first)
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +110,41 @@ def refuse(capsys, *arguments):
         ("train --stesp 5", "unrecognized arguments: --stesp"),
         ("trian", "invalid choice: 'trian'"),
         ("", "required: COMMAND"),
-        ("list --train.steps 5", "only optimx train takes settings"),
+        (
+            "list --train.steps 5",
+            "only optimx train, plan and bench train take",
+        ),
         ("resume absent", r"absent: is not a run's folder: no config\.toml"),
         ("sample absent --prompt x", "absent: is not a run's folder"),
-        ("sample absent", "required: --prompt"),
+        ("sample absent", "required: --prompt TEXT or --prompt-file FILE"),
+        ("sample absent --prompt x --prompt-file y", "not allowed with .* --prompt"),
+        ("sample absent --prompt-file y", "absent: is not a run's folder"),
+        ("import-gpt2", "required: DIR"),
+        ("import-gpt2 absent", "absent: is not a folder"),
+        ("import-gpt2 .", r"config\.json: cannot be read: No such file"),
+        ("export-gpt2 absent", "required: OUT"),
+        ("export-gpt2 absent out", "absent: is not a run's folder"),
+        ("train --model.init absent", "absent: is not a run's folder"),
+        ("train --model.init 3", r"model\.init = 3: must be text"),
         ("sample absent --prompt x --tokens many", "invalid int value: 'many'"),
+        ("train --data.source bin", r'data\.path = "": must name token files'),
+        ("train --data.source bin --data.path a --data.dtype int8", "uint16, uint32"),
+        ("train --data.source bin --data.path absent.bin", "names no file"),
+        ("prepare", "required: --out"),
+        ("prepare --out out --vocab 300", "needs either SOURCE or --hub NAME"),
+        ("prepare a --hub b --out out --vocab 300", "either SOURCE or --hub NAME"),
+        ("prepare stdlib --out out", "needs either --tokenizer FILE or --vocab N"),
+        ("prepare absent --out out --vocab 300", "SOURCE = 'absent': names no file"),
+        ("prepare stdlib --out out --vocab 256", "--vocab 256: must be from 257 to"),
+        (
+            "prepare a --out b --vocab 300 --shard-tokens 0",
+            "0: must be from 1 to 21474",
+        ),
+        (
+            "prepare a --out b --vocab 300 --validation 1",
+            "must be at least 0 and below",
+        ),
+        ("prepare a --out b --tokenizer no.json", r"no\.json: cannot be read: No such"),
         ("bench", "required: WHAT"),
         ("bench updaet", "invalid choice: 'updaet'"),
         ("bench update --preset smal", "--preset 'smal': .*; did you mean small"),
@@ -117,7 +157,7 @@ def refuse(capsys, *arguments):
         ("bench update --steps 0", "--steps 0: must be at least 1"),
         ("bench update --steps few", "invalid int value: 'few'"),
         ("bench update --out absent/a.json", "absent/a.json: cannot be written: No"),
-        ("bench update --train.steps 5", "only optimx train takes settings"),
+        ("bench update --train.steps 5", "only optimx train, plan and bench"),
     ],
 )
 def test_bad_words_give_one_line_and_status_2(
@@ -159,6 +199,28 @@ def test_a_folder_that_holds_another_run(capsys, run, corpus):
     assert (run / "config.toml").read_text() == before
 
 
+def test_a_checkpoint_of_another_model(capsys, run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "run")
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace("width = 16", "width = 32"))
+    line = refuse(capsys, "resume", folder)
+    assert re.search(r"another model or optimizer: \d+ of \d+ leaves differ: ", line)
+    line = refuse(capsys, "sample", folder, "--prompt", "x")
+    assert "16 of 16 leaves differ: params/h_0/attention/out/bias: expected " in line
+
+
+def test_a_run_whose_folder_cannot_be_written_has_status_1(capsys, tmp_path, corpus):
+    folder = tmp_path / "run"
+    (folder / "summary.json").mkdir(parents=True)
+    short = words(corpus, train__steps=1, schedule__warmup=0)
+    assert cli.main(["train", *short, "--out", str(folder)]) == 1
+    assert re.fullmatch(
+        r"optimx: .*summary\.json: cannot be written: Is a directory; "
+        r"to continue from the last checkpoint: optimx resume .*/run\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_a_prompt_longer_than_the_context(capsys, run):
     line = refuse(capsys, "sample", run, "--prompt", "x y " * 30)
     assert re.search(r"prompt: \d+ tokens are more than the model's context, 16", line)
@@ -172,6 +234,105 @@ def test_sample_prints_text_that_the_seed_decides(capsys, run):
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] != texts[2]
     assert all(text.startswith("def") for text in texts)
+
+
+def test_text_becomes_token_files_that_train_and_sample(capsys, tmp_path, corpus):
+    bins, run = tmp_path / "bins", tmp_path / "run"
+    asked = [corpus, "--out", bins, "--vocab", 300, "--validation", 0.3]
+    assert cli.main(["prepare", *map(str, asked)]) == 0
+    assert f"{bins} is complete: " in capsys.readouterr().out
+    chosen = words(bins, data__source="bin", train__steps=2, schedule__warmup=0)
+    assert cli.main(["train", *chosen, "--out", str(run)]) == 0
+    assert "The model writes" in capsys.readouterr().out
+    assert cli.main(["sample", str(run), "--prompt", "def"]) == 0
+    assert capsys.readouterr().out.startswith("def")
+    (run / "tokenizer.json").unlink()
+    line = refuse(capsys, "sample", run, "--prompt", "def")
+    assert f"{run}: has no tokenizer.json" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (b"\1\0" * 999, {"model__vocab": 257}, "the corpus is smaller than one batch"),
+        (b"\1\0\2\1" * 2000, {"model__vocab": 257}, "token 1 is 258, must be below"),
+        (b"\1\0" * 999 + b"\1", {}, "has 1999 bytes, no multiple of 2"),
+        (b"\x88\xd8\x34\x01" * 300, {}, "20240520 version 20240520 is no token file"),
+        (b"", {}, "is empty"),
+    ],
+)
+def test_token_files_that_cannot_be_used(capsys, tmp_path, content, more, message):
+    path = tmp_path / "tokens.bin"
+    path.write_bytes(content)
+    more = {"train__batch_size": 64} | more
+    chosen = words(path, data__source="bin", **more)
+    line = refuse(capsys, "train", *chosen, "--out", tmp_path / "run")
+    assert re.search(message, line)
+    assert not (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_prompt_from_a_file_or_the_standard_input(capsys, run, tmp_path, monkeypatch):
+    """One last line break is the editor's, not the prompt's."""
+    how = ["--tokens", "5", "--temperature", "0"]
+    assert cli.main(["sample", str(run), "--prompt", "def\nx ", *how]) == 0
+    expected = capsys.readouterr().out
+    for ending in ("", "\n", "\r\n"):
+        (tmp_path / "prompt.txt").write_bytes(f"def\nx {ending}".encode())
+        file = str(tmp_path / "prompt.txt")
+        assert cli.main(["sample", str(run), "--prompt-file", file, *how]) == 0
+        assert capsys.readouterr().out == expected
+    stdin = io.TextIOWrapper(io.BytesIO(b"def\nx \n"))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert cli.main(["sample", str(run), "--prompt-file", "-", *how]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_a_prompt_file_that_cannot_be_used(capsys, run, tmp_path):
+    line = refuse(capsys, "sample", run, "--prompt-file", tmp_path / "absent")
+    assert "absent: cannot be read: No such file" in line
+    (tmp_path / "bytes").write_bytes(b"ab\xff")
+    line = refuse(capsys, "sample", run, "--prompt-file", tmp_path / "bytes")
+    assert "bytes: is not UTF-8 text (byte 2)" in line
+
+
+def test_out_to_hugging_face_and_back(capsys, run, tmp_path):
+    """Real processes, as a person would call them."""
+    out, back = tmp_path / "out", tmp_path / "back"
+    commands = (
+        ("export-gpt2", str(run), str(out)),
+        ("import-gpt2", str(out), "--out", str(back)),
+        ("sample", str(back), "--prompt", "def", "--tokens", "9"),
+    )
+    for command in commands:
+        done = start(*command)
+        shown, err = done.communicate(timeout=200)
+        assert (done.returncode, err) == (0, "")
+    assert cli.main(["sample", str(run), "--prompt", "def", "--tokens", "9"]) == 0
+    assert capsys.readouterr().out == shown
+    assert "exists already" in refuse(capsys, "export-gpt2", run, out)
+    assert "exists already" in refuse(capsys, "import-gpt2", out, "--out", back)
+
+
+def test_an_import_without_a_folder_gets_a_new_one(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = ROOT / "tests" / "training" / "fixtures" / "gpt2"
+    assert cli.main(["import-gpt2", str(source)]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"\d{8}-\d{6}-import", folder.name)
+    line = refuse(capsys, "sample", folder, "--prompt", "x")
+    assert "has no tokenizer.json" in line
+
+
+def test_a_run_whose_configuration_is_of_another_model(capsys, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    file = tmp_path / "run" / "config.toml"
+    file.write_text(file.read_text().replace("width = 16", "width = 18"))
+    for command in ("sample --prompt x", "resume", "export-gpt2"):
+        name, *more = command.split()
+        out = [tmp_path / "out"] if name == "export-gpt2" else []
+        line = refuse(capsys, name, tmp_path / "run", *out, *more)
+        assert "is of another model or optimizer: " in line
+        assert "expected float32[18" in line
 
 
 def test_resume_of_a_finished_run_shows_its_result(capsys, run):
@@ -242,7 +403,8 @@ def test_help_has_every_command(capsys):
         cli.main(["--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("train", "resume", "sample", "list", "bench"))
+    known = "train resume sample import-gpt2 export-gpt2 list bench"
+    assert all(word in shown for word in known.split())
 
 
 @pytest.mark.parametrize(
@@ -251,6 +413,7 @@ def test_help_has_every_command(capsys):
         ("train", "flax"),
         ("train", "orbax"),
         ("train", "tomli_w"),
+        ("import-gpt2 .", "safetensors"),
         ("list", "rich"),
         ("bench update", "rich"),
     ],

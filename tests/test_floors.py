@@ -34,8 +34,9 @@ FLOORS = {
     "registry": 4,
     "training": 5,
     "bench": 6,
-    "cli": 7,
-    "__main__": 7,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 8,
 }
 
 CORE = 4  # The highest floor that needs nothing but jax and optax.

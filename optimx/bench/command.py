@@ -8,7 +8,8 @@ from rich.console import Console
 from optimx.bench.report import WIDTH, Row
 from optimx.bench.request import Request
 from optimx.bench.update_cost import measure
-from optimx.training.errors import InputError, InterruptedRunError
+from optimx.training.errors import InterruptedRunError
+from optimx.training.files import require_writable
 
 
 def bench_update(
@@ -26,7 +27,7 @@ def bench_update(
       InterruptedRunError: Ctrl-C.
     """
     if out is not None:
-        _require_writable(out)
+        require_writable("--out", out)
     try:
         found = measure(request, _notice)
     except KeyboardInterrupt:
@@ -38,14 +39,6 @@ def bench_update(
     else:
         # Where the output is no terminal, rich would squeeze it into 80 columns.
         found.show(Console(highlight=False, width=WIDTH))
-
-
-def _require_writable(out: Path) -> None:
-    """Before the measurement: minutes of it should not end at a full stop."""
-    try:
-        out.open("a").close()
-    except OSError as error:
-        raise InputError(f"--out {out}: cannot be written: {error.strerror}") from error
 
 
 def _notice(row: Row) -> None:

@@ -54,7 +54,7 @@ def measure(request: Request, notice: Callable[[Row], None] | None = None) -> Re
         "dtype": request.dtype,
         "steps": request.steps,
         "cycle": request.cycle,
-        "device": _device_name(),
+        "device": device_name(),
         "cpu_cores": os.cpu_count(),
         "jax": jax.__version__,
         "optax": optax.__version__,
@@ -207,7 +207,8 @@ def _count(tree: PyTree) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def _device_name() -> str:
+def device_name() -> str:
+    """What people call the first device, or the processor."""
     kind = jax.devices()[0].device_kind
     if kind != "cpu":
         return kind

@@ -9,10 +9,12 @@ from typing import Any
 import tomli_w
 
 from optimx.training import optimizer as optimizers
+from optimx.training.folder import RunFolder
 from optimx.training.sections import (
     SECTION_TYPES,
     Checkpoint,
     Data,
+    Mesh,
     Model,
     Schedule,
     Train,
@@ -41,6 +43,7 @@ class Config:
     schedule: Schedule
     data: Data
     train: Train
+    mesh: Mesh
     checkpoint: Checkpoint
 
     @property
@@ -74,9 +77,11 @@ def load_config(
 
 
 def _resolve(layer: Layer) -> Config:
+    layer = _inherited(layer) | layer
     parts = {name: build_section(name, section(layer, name)) for name in SECTION_TYPES}
     train = parts["train"]
     model = resolve_model(parts["model"])
+    model = dataclasses.replace(model, init=_absolute(model.init))
     data = resolve_data(parts["data"], model)
     return Config(
         model=model,
@@ -85,11 +90,37 @@ def _resolve(layer: Layer) -> Config:
         ),
         schedule=resolve_schedule(parts["schedule"], train.steps),
         data=dataclasses.replace(
-            data, path=_absolute(data.path), tokenizer=_absolute(data.tokenizer)
+            data,
+            path=_absolute(data.path),
+            validation_path=_absolute(data.validation_path),
+            tokenizer=_absolute(data.tokenizer),
         ),
         train=train,
+        mesh=parts["mesh"],
         checkpoint=parts["checkpoint"],
     )
+
+
+def _inherited(layer: Layer) -> Layer:
+    """What a run that starts from another's parameters has from there.
+
+    That is the model's sizes, unless a preset is named, and the tokenizer. A run's
+    own config.toml says both, so that it does without the other folder.
+    """
+    init = layer.get("model.init", Setting("", "")).value
+    if not init or not isinstance(init, str):
+        return {}
+    folder = RunFolder(Path(_absolute(init)))
+    found: Layer = {}
+    if "model.preset" not in layer:
+        folder.require()
+        model = dataclasses.asdict(load_config(folder.config).model)
+        for key in model.keys() - {"init"}:
+            found[f"model.{key}"] = Setting(model[key], str(folder.config))
+    if folder.tokenizer.is_file():
+        name = str(folder.tokenizer)
+        found["data.tokenizer"] = Setting(name, f"model.init = {init}")
+    return found
 
 
 def _absolute(path: str) -> str:

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optimx.training import model
 from optimx.training.config import Config
 from optimx.training.model import Params
-from optimx.training.step import mean_loss
 
 
 def make_evaluate(
-    config: Config, batches_NxBxS: np.ndarray
+    config: Config, batches_NxBxS: jax.Array
 ) -> Callable[[Params], float]:
     """A function of the parameters: mean loss, in nats per token, on the batches.
 
@@ -21,16 +21,16 @@ def make_evaluate(
       batches_NxBxS: the fixed evaluation set.
     """
     dtype = jnp.dtype(config.train.precision)
-    batches = [jnp.asarray(batch) for batch in batches_NxBxS]
+    count = len(batches_NxBxS)
 
     @jax.jit
-    def add_loss(total, params, tokens_BxS):
-        return total + mean_loss(config.model, params, tokens_BxS, dtype)
+    def loss(params, batches_NxBxS, index):
+        # Taken apart here: of an array of several processes none has the whole.
+        return model.mean_loss(config.model, params, batches_NxBxS[index], dtype)
 
     def evaluate(params: Params) -> float:
-        total = jnp.zeros([], jnp.float32)
-        for tokens_BxS in batches:
-            total = add_loss(total, params, tokens_BxS)
-        return float(total) / len(batches)
+        # All are under way before the first is waited for.
+        losses = [loss(params, batches_NxBxS, index) for index in range(count)]
+        return float(np.mean([float(one) for one in losses]))
 
     return evaluate

@@ -1,12 +1,15 @@
 """A run's folder: which files it holds, and how its metrics are kept."""
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from optimx.training.errors import InputError
+from optimx.training.manifest import write_text
 
 
 class RunFolder:
@@ -43,11 +46,32 @@ class RunFolder:
                 f"{self.path}: cannot be made: {error.strerror}"
             ) from error
 
+    def begin(self, tokenizer: str | None, config: str) -> None:
+        """Writes what makes the folder one of a run, whole files only.
+
+        The configuration comes last: a run that dies before it is there has not
+        begun and can be started again, one that dies after can be resumed.
+        """
+        if tokenizer is not None:
+            write_text(self.tokenizer, tokenizer)
+        write_text(self.config, config)
+
     def require(self) -> None:
-        """Raises InputError unless the folder holds a run."""
-        for file in (self.config, self.tokenizer):
-            if not file.is_file():
-                raise InputError(f"{self.path}: is not a run's folder: no {file.name}")
+        """Raises InputError unless the folder holds a run, with a tokenizer or not."""
+        if not self.config.is_file():
+            theirs = (self.path / "config.json").is_file()
+            hint = "; optimx import-gpt2 makes one from it" if theirs else ""
+            raise InputError(
+                f"{self.path}: is not a run's folder: no config.toml{hint}"
+            )
+
+    def require_tokenizer(self) -> None:
+        """Raises InputError unless the run's model can read and write text."""
+        if not self.tokenizer.is_file():
+            raise InputError(
+                f"{self.path}: has no tokenizer.json; put the one there that made the "
+                "tokens which the model has learned"
+            )
 
     def open_metrics(self, last_step: int) -> TextIO:
         """The metrics file, open for the lines after ``last_step``.
@@ -57,9 +81,7 @@ class RunFolder:
         them again.
         """
         lines = [line for line in self.read_metrics() if line["step"] <= last_step]
-        kept = self.metrics.with_suffix(".tmp")
-        kept.write_text("".join(map(as_line, lines)), encoding="utf-8")
-        os.replace(kept, self.metrics)
+        write_text(self.metrics, "".join(map(as_line, lines)))
         return self.metrics.open("a", encoding="utf-8", buffering=1)
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
@@ -71,6 +93,26 @@ class RunFolder:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 return
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``path`` once everything is in it.
+
+    Raises:
+      InputError: ``path`` exists and is no empty folder, or cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path}: exists already; name a new folder")
+    made = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        made.mkdir(parents=True)
+        yield made
+        made.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def as_line(record: dict[str, Any]) -> str:

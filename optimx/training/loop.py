@@ -1,77 +1,134 @@
 """A whole run: data, steps, evaluations, checkpoints, results."""
 
 import dataclasses
+import functools
 import json
+import os
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
 
 import jax
-import numpy as np
 import optax
+from rich.console import Console
 
+from optimx.training.attention import resolve_attention
 from optimx.training.checkpoint import Checkpoints
 from optimx.training.config import Config, dump_config, load_config
-from optimx.training.data import (
-    Dataset,
-    check_sizes,
-    load_dataset,
-    training_batch,
-    validation_batches,
+from optimx.training.data import Dataset, check_sizes, load_dataset
+from optimx.training.errors import (
+    DivergedError,
+    InputError,
+    InterruptedRunError,
+    StorageError,
+    unwritable,
 )
-from optimx.training.errors import InterruptedRunError
 from optimx.training.evaluate import make_evaluate
+from optimx.training.feed import Feed
 from optimx.training.folder import RunFolder
+from optimx.training.initial import (
+    check_initial_params,
+    check_initial_tokenizer,
+    initial_params,
+)
 from optimx.training.interrupt import StopRequest, stop_on_signals
+from optimx.training.manifest import write_text
+from optimx.training.mesh import (
+    check_batch,
+    describe,
+    make_mesh,
+    placed,
+    state_sharding,
+)
 from optimx.training.model import Params, parameter_count
 from optimx.training.optimizer import build_optimizer
 from optimx.training.plot import plot_losses
-from optimx.training.recorder import Recorder
+from optimx.training.processes import any_says, is_first, whole
+from optimx.training.recorder import REMEDY, Recorder
 from optimx.training.report import Report
+from optimx.training.resumption import about, last_state
 from optimx.training.sample import sample
-from optimx.training.state import TrainState, abstract_state, init_state
+from optimx.training.state import TrainState, abstract_state, all_finite, init_state
 from optimx.training.step import TrainStep, make_train_step
 
 _PROMPT = "def"
 
 
-def train(config: Config, folder: RunFolder) -> dict[str, Any]:
+def train(
+    config: Config, folder: RunFolder, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
     """Trains a model into a new folder and returns the run's summary.
 
+    Where a run has several processes, each calls this with the same arguments; the
+    first of them writes and reports.
+
+    Args:
+      config: of the run.
+      folder: for what it leaves.
+      devices: to run on; all devices of all processes if None.
+
     Raises:
-      InputError: the folder holds another run, or the data cannot be used.
-      DivergedError: the loss or the gradient became infinite or NaN.
+      InputError: the folder holds another run, the data cannot be used, or the
+        devices do not suit the mesh.
+      DivergedError: the loss or the gradient stayed infinite or NaN.
       InterruptedRunError: a signal stopped the run; its state is saved.
+      StorageError: the folder can no longer be written.
     """
     begun = time.monotonic()
-    folder.create()
-    with Report(config.train.steps) as report:
-        report.say("Reading the text")
+    mesh = _mesh(config, devices)
+    if is_first():
+        folder.create()
+    check_initial_params(config)
+    with _report(config) as report, unwritable(InputError, folder.path):
+        report.say("Reading the data")
         data = load_dataset(config.data, config.model.vocab)
         check_sizes(data, config.data, config.train)
+        check_initial_tokenizer(config, data.tokenizer)
         hashed = dataclasses.replace(config.data, sha256=data.sha256)
         config = dataclasses.replace(config, data=hashed)
-        folder.tokenizer.write_text(data.tokenizer.to_str(), encoding="utf-8")
-        folder.config.write_text(dump_config(config), encoding="utf-8")
-        return _Run(config, folder, data, report, begun).go()
+        if is_first():
+            tokenizer = data.tokenizer and data.tokenizer.to_str()
+            folder.begin(tokenizer, dump_config(config))
+        return _Run(config, folder, data, mesh, report, begun).go()
 
 
-def resume(folder: RunFolder) -> dict[str, Any]:
+def resume(
+    folder: RunFolder, devices: Sequence[jax.Device] | None = None
+) -> dict[str, Any]:
     """Continues the run in a folder from its last checkpoint, as if never stopped.
 
+    Args:
+      folder: of the run.
+      devices: as in :func:`train`; they need not be those of the run so far.
+
     Raises:
-      InputError: the folder holds no run, or the text is no longer the same.
-      DivergedError: the loss or the gradient became infinite or NaN.
+      InputError: the folder holds no run, or the data is no longer the same.
+      DivergedError: the loss or the gradient stayed infinite or NaN.
       InterruptedRunError: a signal stopped the run again.
+      StorageError: the folder can no longer be written.
     """
     begun = time.monotonic()
     folder.require()
     config = load_config(folder.config)
-    with Report(config.train.steps) as report:
-        report.say("Reading the text")
-        own = dataclasses.replace(config.data, tokenizer=str(folder.tokenizer))
+    own = config.data
+    if own.source != "bin" or folder.tokenizer.exists():
+        folder.require_tokenizer()
+        own = dataclasses.replace(own, tokenizer=str(folder.tokenizer))
+    mesh = _mesh(config, devices)
+    with _report(config) as report, unwritable(InputError, folder.path):
+        report.say("Reading the data")
         data = load_dataset(own, config.model.vocab)
-        return _Run(config, folder, data, report, begun).go()
+        return _Run(config, folder, data, mesh, report, begun).go()
+
+
+def _mesh(config: Config, devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(config, mesh)
+    return mesh
+
+
+def _report(config: Config) -> Report:
+    return Report(config.train.steps, None if is_first() else Console(quiet=True))
 
 
 def run_steps(
@@ -110,14 +167,14 @@ def run_steps(
         recorder.flush()
         done += 1
         recorder.push(done, metrics)
-        last, stopped = done == train.steps, stop.received
+        last = done == train.steps
+        stopped = any_says(stop.received, done) or recorder.diverged is not None
         if last or done % train.eval_every == 0:
             recorder.flush()
             with recorder.paused():
                 loss = evaluate(state.params)
             recorder.evaluated(done, loss)
         if last or stopped or done % config.checkpoint.every == 0:
-            # Everything up to a checkpoint is on disk before the checkpoint is.
             recorder.flush()
             with recorder.paused():
                 save(done, state)
@@ -130,8 +187,9 @@ class _Run:
 
     Attributes:
       config: of the run.
-      folder: holds config.toml and tokenizer.json already.
+      folder: holds config.toml, and tokenizer.json if there is one, already.
       data: that the config names.
+      mesh: of the devices.
       report: for the person who waits.
       begun: when this part began, by the monotonic clock.
       earlier: seconds that the parts before it took.
@@ -140,6 +198,7 @@ class _Run:
     config: Config
     folder: RunFolder
     data: Dataset
+    mesh: jax.sharding.Mesh
     report: Report
     begun: float
     earlier: float = 0.0
@@ -147,74 +206,114 @@ class _Run:
     def go(self) -> dict[str, Any]:
         config = self.config
         count = parameter_count(config.model)
+        platform = self.mesh.devices.flat[0].platform
+        resolved = resolve_attention(config, platform)
         self.report.say(
             f"GPT-2 {config.model.preset}, {count / 1e6:.1f}M parameters, "
             f"{config.optimizer.rule.name}, {config.train.steps} steps of "
-            f"{config.tokens_per_step} tokens; compiling"
+            f"{config.tokens_per_step} tokens, attention {resolved.model.attention}; "
+            "compiling"
         )
-        tx = build_optimizer(config.optimizer, config.schedule, config.train.steps)
-        with Checkpoints(self.folder.checkpoints, config.checkpoint.keep) as saved:
-            state, done = self._restore_or_init(saved, tx)
+        tx = build_optimizer(
+            config.optimizer,
+            config.schedule,
+            config.train.steps,
+            stacked=config.model.scan,
+        )
+        again = f"optimx resume {self.folder.path}"
+        try:
+            with jax.set_mesh(self.mesh):
+                state, done, diverged = self._train(resolved, tx)
+                params = whole(state.params)
+            if not diverged and done == config.train.steps:
+                with unwritable(StorageError, self.folder.path):
+                    return self._finish(params, int(state.skipped), count)
+        except StorageError as error:
+            raise StorageError(
+                f"{error}; to continue from the last checkpoint: {again}"
+            ) from error
+        if diverged:
+            raise DivergedError(
+                f"{diverged}; the run has diverged and stops after step {done}, "
+                f"which is saved; to continue: {again} ({REMEDY})"
+            )
+        raise InterruptedRunError(
+            f"interrupted after step {done}, which is saved; to continue: {again}"
+        )
+
+    def _train(
+        self, config: Config, tx: optax.GradientTransformation
+    ) -> tuple[TrainState, int, str | None]:
+        """The last state, its step, and why the run diverged if it did."""
+        shardings = state_sharding(config, tx, self.mesh)
+        shapes = placed(abstract_state(config, tx), shardings)
+        for line in describe(config, tx, shapes, self.mesh):
+            self.report.say(line)
+        feed = Feed(config, self.data, self.mesh)
+        checkpoints = Checkpoints(self.folder.checkpoints, config.checkpoint.keep)
+        with checkpoints as saved:
+            state, done = self._restore_or_init(saved, tx, shapes, shardings)
             # Compiled before the loop, so that the first step takes a step's time;
             # from shapes, so that a resumed run finds the same program in the cache.
-            step = make_train_step(config, tx)
-            shapes = abstract_state(config, tx)
-            step = step.lower(shapes, *self._inputs(done)).compile()
-            evaluate = make_evaluate(config, self._validation())
-            with self.folder.open_metrics(done) as log, stop_on_signals() as stop:
+            step = make_train_step(config, tx, shardings)
+            step = step.lower(shapes, *feed.inputs(done)).compile()
+            evaluate = make_evaluate(config, feed.validation())
+            with (
+                unwritable(StorageError, self.folder.metrics),
+                self._open_metrics(done) as log,
+                stop_on_signals() as stop,
+            ):
+                recorder = Recorder(config, log, self.report, done)
                 state, done = run_steps(
                     config,
                     state,
                     done,
                     step=step,
-                    inputs=self._inputs,
+                    inputs=feed.inputs,
                     evaluate=evaluate,
-                    save=lambda *now: saved.save(*now, self._seconds()),
-                    recorder=Recorder(config, log, self.report, done),
+                    save=functools.partial(self._save, saved, log),
+                    recorder=recorder,
                     stop=stop,
                 )
-        if done < config.train.steps:
-            raise InterruptedRunError(
-                f"interrupted after step {done}, which is saved; "
-                f"to continue: optimx resume {self.folder.path}"
-            )
-        return self._finish(state.params, count)
+        return state, done, recorder.diverged
+
+    def _open_metrics(self, done: int) -> TextIO:
+        if is_first():
+            return self.folder.open_metrics(done)
+        return open(os.devnull, "a", encoding="utf-8")
 
     def _restore_or_init(
-        self, saved: Checkpoints, tx: optax.GradientTransformation
+        self,
+        saved: Checkpoints,
+        tx: optax.GradientTransformation,
+        shapes: TrainState,
+        shardings: TrainState,
     ) -> tuple[TrainState, int]:
-        step = saved.latest()
-        if step is None:
-            return init_state(self.config, tx), 0
-        state, self.earlier = saved.restore(step, abstract_state(self.config, tx))
+        data = self.data.sha256
+        found = last_state(saved, self.config, data, shapes, self.report.say)
+        if found is None:
+            params = initial_params(self.config, shardings.params)
+            return init_state(self.config, tx, shardings, params), 0
+        step, state, self.earlier = found
         return state, step
 
-    def _inputs(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The step's batch, and the next one's where the optimizer looks ahead."""
-        ahead = "stale_grads" in self.config.optimizer.needs
-        return self._batch(step), self._batch(step + 1) if ahead else None
-
-    def _batch(self, step: int) -> np.ndarray:
-        return training_batch(
-            self.data.train,
-            seed=self.config.train.seed,
-            step=step,
-            shape=self.config.batch_shape,
-            context=self.config.data.context,
-        )
-
-    def _validation(self) -> np.ndarray:
-        return validation_batches(
-            self.data.validation,
-            batches=self.config.train.eval_batches,
-            batch_size=self.config.train.batch_size,
-            context=self.config.data.context,
-        )
+    def _save(
+        self, saved: Checkpoints, log: TextIO, done: int, state: TrainState
+    ) -> None:
+        if not all_finite(state.params):
+            raise DivergedError(
+                f"step {done}: the parameters are not finite; the run has diverged "
+                f"and stops; nothing is saved after the last checkpoint ({REMEDY})"
+            )
+        # Everything up to a checkpoint is on disk before the checkpoint is.
+        if is_first():
+            os.fsync(log.fileno())
+        saved.save(done, state, about(self.config, self.data.sha256, self._seconds()))
 
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.begun
 
-    def _finish(self, params: Params, count: int) -> dict[str, Any]:
+    def _finish(self, params: Params, skipped: int, count: int) -> dict[str, Any]:
         config, folder = self.config, self.folder
         lines = list(folder.read_metrics())
         losses = [line["val_loss"] for line in lines if "val_loss" in line]
@@ -231,11 +330,16 @@ class _Run:
             "jax_version": jax.__version__,
             "device": jax.devices()[0].device_kind,
             "seed": config.train.seed,
+            "skipped": skipped,
+            "devices": self.mesh.size,
         }
-        text = json.dumps(summary, indent=2) + "\n"
-        folder.summary.write_text(text, encoding="utf-8")
+        if not is_first():
+            return summary
+        write_text(folder.summary, json.dumps(summary, indent=2) + "\n")
         title = f"{name}, GPT-2 {config.model.preset} ({count / 1e6:.1f}M parameters)"
         plot_losses(lines, title, folder.plot)
-        written = sample(config.model, params, self.data.tokenizer, _PROMPT)
+        written = None
+        if self.data.tokenizer is not None:
+            written = sample(config.model, params, self.data.tokenizer, _PROMPT)
         self.report.finish(summary, written, folder.path)
         return summary

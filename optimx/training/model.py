@@ -1,18 +1,21 @@
 """GPT-2 in Flax NNX, used through two functions on a plain tree of parameters.
 
 Array names carry their axes: B batch, L sequence, D width, H heads, K size of a
-head, V vocabulary. Kernels are (in, out).
+head, V vocabulary, S places of a cache. Kernels are (in, out).
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
+from optimx.training import loss
+from optimx.training.attention import attend
 from optimx.training.sections import Model
 
 Params = dict[str, Any]
@@ -20,22 +23,45 @@ Params = dict[str, Any]
 _STDDEV = 0.02
 
 
+class Cache(NamedTuple):
+    """What attention remembers of the tokens that a model has seen.
+
+    Attributes:
+      filled: int32, how many they are; they stand in the first places.
+      layers: keys and values of each layer, (B, S, H, K) both; S is the context.
+    """
+
+    filled: jax.Array
+    layers: tuple[tuple[jax.Array, jax.Array], ...]
+
+
 class Attention(nnx.Module):
     """Causal self-attention with one fused projection for query, key and value."""
 
     def __init__(self, config: Model, linear, *, rngs: nnx.Rngs):
         self.heads = config.heads
+        self.kind = "xla" if config.attention == "auto" else config.attention
         self.qkv = linear(config.width, 3 * config.width, rngs=rngs)
         self.out = _residual(linear, config)(config.width, config.width, rngs=rngs)
 
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+    def __call__(self, x_BxLxD: jax.Array, past=None, filled=0) -> tuple[Any, Any]:
+        """The mixed stream, and ``past`` with the keys and values of ``x``."""
         B, L, D = x_BxLxD.shape
         qkv_BxLx3xHxK = self.qkv(x_BxLxD).reshape(B, L, 3, self.heads, -1)
+        qkv_BxLx3xHxK = _split(qkv_BxLx3xHxK, None, None, "tensor", None)
         q_BxLxHxK, k_BxLxHxK, v_BxLxHxK = jnp.moveaxis(qkv_BxLx3xHxK, 2, 0)
-        mixed_BxLxHxK = jax.nn.dot_product_attention(
-            q_BxLxHxK, k_BxLxHxK, v_BxLxHxK, is_causal=True
-        )
-        return self.out(mixed_BxLxHxK.reshape(B, L, D))
+        if past is None:
+            mixed_BxLxHxK = attend(self.kind, q_BxLxHxK, k_BxLxHxK, v_BxLxHxK)
+        else:
+            start = (0, filled, 0, 0)
+            k_BxSxHxK = jax.lax.dynamic_update_slice(past[0], k_BxLxHxK, start)
+            v_BxSxHxK = jax.lax.dynamic_update_slice(past[1], v_BxLxHxK, start)
+            past, S = (k_BxSxHxK, v_BxSxHxK), k_BxSxHxK.shape[1]
+            seen_LxS = jnp.arange(S)[None] <= filled + jnp.arange(L)[:, None]
+            mixed_BxLxHxK = jax.nn.dot_product_attention(
+                q_BxLxHxK, k_BxSxHxK, v_BxSxHxK, mask=seen_LxS[None, None]
+            )
+        return self.out(mixed_BxLxHxK.reshape(B, L, D)), past
 
 
 class MLP(nnx.Module):
@@ -58,9 +84,10 @@ class Block(nnx.Module):
         self.ln_2 = norm(config.width, rngs=rngs)
         self.mlp = MLP(config, linear, rngs=rngs)
 
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        x_BxLxD = x_BxLxD + self.attention(self.ln_1(x_BxLxD))
-        return x_BxLxD + self.mlp(self.ln_2(x_BxLxD))
+    def __call__(self, x_BxLxD: jax.Array, past=None, filled=0) -> tuple[Any, Any]:
+        mixed_BxLxD, past = self.attention(self.ln_1(x_BxLxD), past, filled)
+        x_BxLxD = x_BxLxD + mixed_BxLxD
+        return x_BxLxD + self.mlp(self.ln_2(x_BxLxD)), past
 
 
 class GPT2(nnx.Module):
@@ -87,32 +114,97 @@ class GPT2(nnx.Module):
         embed = functools.partial(
             nnx.Embed, dtype=dtype, embedding_init=nnx.initializers.normal(_STDDEV)
         )
-        self.layers = config.layers
+        self.layers, self.scan, self.remat = config.layers, config.scan, config.remat
         self.wte = embed(config.vocab, config.width, rngs=rngs)
         self.wpe = embed(config.context, config.width, rngs=rngs)
-        # Attributes rather than a list: lists of modules changed meaning between
-        # the Flax versions that are supported.
-        for layer in range(config.layers):
-            setattr(self, f"h_{layer}", Block(config, linear, norm, rngs=rngs))
+        blocks = [Block(config, linear, norm, rngs=rngs) for _ in range(config.layers)]
+        if config.scan:
+            self.h = _stack(blocks)
+        else:
+            # Attributes rather than a list: lists of modules changed meaning between
+            # the Flax versions that are supported.
+            for layer, block in enumerate(blocks):
+                setattr(self, f"h_{layer}", block)
         self.ln_f = norm(config.width, rngs=rngs)
 
     def __call__(self, tokens_BxL: jax.Array) -> jax.Array:
         """float32 logits of the token that follows each token, (B, L, V)."""
-        positions_1xL = jnp.arange(tokens_BxL.shape[1])[None]
-        x_BxLxD = self.wte(tokens_BxL) + self.wpe(positions_1xL)
-        for layer in range(self.layers):
-            x_BxLxD = getattr(self, f"h_{layer}")(x_BxLxD)
-        x_BxLxD = self.ln_f(x_BxLxD)
-        wte_VxD = self.wte.embedding[...].astype(x_BxLxD.dtype)
-        if jax.default_backend() == "cpu":
-            # JAX 0.7 has no CPU kernel for bfloat16 products that are summed in
-            # float32; converted, they are the same numbers.
-            x_BxLxD, wte_VxD = (
-                array.astype(jnp.float32) for array in (x_BxLxD, wte_VxD)
-            )
-        return jnp.einsum(
-            "bld,vd->blv", x_BxLxD, wte_VxD, preferred_element_type=jnp.float32
+        return loss.logits(self.hidden(tokens_BxL), self.wte.embedding[...])
+
+    def hidden(self, tokens_BxL: jax.Array) -> jax.Array:
+        """What the head sees of each token, (B, L, D)."""
+        return self._through(tokens_BxL, Cache(0, (None,) * self.layers))[0]
+
+    def extend(self, tokens_BxL: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """Logits of tokens that follow those of a cache, and the longer cache."""
+        x_BxLxD, cache = self._through(tokens_BxL, cache)
+        return loss.logits(x_BxLxD, self.wte.embedding[...]), cache
+
+    def _through(self, tokens_BxL: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        positions_1xL = cache.filled + jnp.arange(tokens_BxL.shape[1])[None]
+        x_BxLxD = _lookup(self.wte, tokens_BxL, "tensor")
+        x_BxLxD = x_BxLxD + _lookup(self.wpe, positions_1xL, None)
+        x_BxLxD = _split(x_BxLxD, None, None)
+        if self.scan:
+            return self.ln_f(self._scanned(x_BxLxD)), cache
+        layers = []
+        for layer, past in enumerate(cache.layers):
+            run, state = _function_of(getattr(self, f"h_{layer}"), self.remat)
+            x_BxLxD, past = run(state, x_BxLxD, past, cache.filled)
+            layers.append(past)
+        filled = cache.filled + tokens_BxL.shape[1]
+        return self.ln_f(x_BxLxD), Cache(filled, tuple(layers))
+
+    def _scanned(self, x_BxLxD: jax.Array) -> jax.Array:
+        run, stack = _function_of(self.h, self.remat)
+
+        def layer(x_BxLxD, state):
+            return run(state, x_BxLxD)[0], None
+
+        return jax.lax.scan(layer, x_BxLxD, stack)[0]
+
+
+def _stack(blocks: list[Block]) -> Block:
+    """One block whose parameters have an axis of layers in front."""
+    states = [nnx.state(block) for block in blocks]
+    graph, _ = nnx.split(blocks[0])
+    return nnx.merge(graph, jax.tree.map(lambda *x: jnp.stack(x), *states))
+
+
+def _function_of(block: Block, remat: str) -> tuple[Any, Any]:
+    """A block as a function of its state, and that state.
+
+    The backward pass computes again what ``remat`` tells it to.
+    """
+    graph, state = nnx.split(block)
+
+    def run(state, *arguments):
+        return nnx.merge(graph, state)(*arguments)
+
+    if remat == "none":
+        return run, state
+    kept = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    return jax.checkpoint(run, policy=kept.get(remat)), state
+
+
+def _lookup(table: nnx.Embed, places: jax.Array, axis: str | None) -> jax.Array:
+    """Rows of a table; its columns come together first, rows stay split over ``axis``.
+
+    Left to itself the compiler splits the result by columns, as the table is, and
+    finds no way from there to sequences but to copy the whole.
+    """
+    if not jax.sharding.get_abstract_mesh().empty:
+        table.embedding[...] = jax.lax.with_sharding_constraint(
+            table.embedding[...], P(axis, None)
         )
+    return table(places)
+
+
+def _split(x: jax.Array, *axes: str | None) -> jax.Array:
+    """``x``, its sequences split over the mesh, and other axes as they are named."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(("data", "fsdp"), *axes))
 
 
 def _residual(linear, config: Model):
@@ -121,12 +213,18 @@ def _residual(linear, config: Model):
     return functools.partial(linear, kernel_init=nnx.initializers.normal(stddev))
 
 
-def init(config: Model, seed: int) -> Params:
-    """Initial float32 parameters, a nested dict of arrays."""
-    return _draw(config, jax.random.key(seed))
+def init(config: Model, seed: int, shardings: Any = None) -> Params:
+    """Initial float32 parameters, a nested dict of arrays.
+
+    Args:
+      config: a resolved ``[model]`` section.
+      seed: of the draw; the numbers are the same on any mesh.
+      shardings: a tree of them, or None for the default device.
+    """
+    draw = jax.jit(_draw, static_argnums=0, out_shardings=shardings)
+    return draw(config, jax.random.key(seed))
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _draw(config: Model, key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.state(GPT2(config, rngs=nnx.Rngs(key)), nnx.Param))
 
@@ -143,10 +241,60 @@ def apply(
         ``config.context`` in a row.
       dtype: of the arithmetic.
     """
+    return _bound(config, params, dtype)(tokens_BxL)
+
+
+def mean_loss(
+    config: Model, params: Params, tokens_BxS: jax.Array, dtype: Any
+) -> jax.Array:
+    """Mean cross entropy, in nats per token, of sequences of S - 1 tokens.
+
+    Args:
+      config: a resolved ``[model]`` section.
+      params: of the model.
+      tokens_BxS: inputs and, one to the right, targets.
+      dtype: of the model's arithmetic; the loss is float32.
+    """
+    x_BxLxD = _bound(config, params, dtype).hidden(tokens_BxS[:, :-1])
+    return loss.mean_cross_entropy(
+        x_BxLxD, params["wte"]["embedding"], tokens_BxS[:, 1:]
+    )
+
+
+def extend(
+    config: Model,
+    params: Params,
+    tokens_BxL: jax.Array,
+    cache: Cache,
+    *,
+    dtype: Any = jnp.float32,
+) -> tuple[jax.Array, Cache]:
+    """Logits as of :func:`apply`, of tokens that follow those in the cache.
+
+    Args:
+      config: a resolved ``[model]`` section, not of a scanned model.
+      params: as :func:`init` returns them.
+      tokens_BxL: at most as many as the cache has places left.
+      cache: :func:`empty_cache`, or as this function returned it. With a smaller
+        ``filled`` it forgets the tokens from there on.
+      dtype: of the arithmetic.
+    """
+    return _bound(config, params, dtype).extend(tokens_BxL, cache)
+
+
+def empty_cache(config: Model, batch: int, *, dtype: Any = jnp.float32) -> Cache:
+    """A cache of ``config.context`` places that holds nothing yet."""
+    size = config.width // config.heads
+    zeros = jnp.zeros((batch, config.context, config.heads, size), dtype)
+    return Cache(jnp.zeros([], jnp.int32), ((zeros, zeros),) * config.layers)
+
+
+def _bound(config: Model, params: Params, dtype: Any) -> GPT2:
+    """The module with these parameters."""
     graph, shapes = _abstract(config, jnp.dtype(dtype))
     state = jax.tree.map(lambda leaf: leaf, shapes)  # a copy, which may be filled
     nnx.replace_by_pure_dict(state, params)
-    return nnx.merge(graph, state)(tokens_BxL)
+    return nnx.merge(graph, state)
 
 
 def parameter_shapes(config: Model) -> Params:

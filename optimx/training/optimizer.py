@@ -17,6 +17,7 @@ from optimx.schedules import (
     warmup_stable_decay,
 )
 from optimx.training.errors import InputError, nearest
+from optimx.training.layers import each_layer
 from optimx.training.sections import Schedule
 from optimx.training.settings import Setting
 from optimx.wrappers.matrices import matrices_only
@@ -197,9 +198,17 @@ def _number(name: str, setting: Setting, steps: int, fast: Any) -> Any:
 
 
 def build_optimizer(
-    optimizer: Optimizer, schedule: Schedule, steps: int
+    optimizer: Optimizer, schedule: Schedule, steps: int, *, stacked: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation, its learning rates on the run's schedule."""
+    """The transformation, its learning rates on the run's schedule.
+
+    Args:
+      optimizer: the resolved section.
+      schedule: the resolved section.
+      steps: length of the run.
+      stacked: whether parameters below ``h/`` have an axis of layers in front; each
+        layer is then a leaf of its own.
+    """
 
     def scheduled(rule: Rule, **values: Any) -> optax.GradientTransformation:
         rate = learning_rate_schedule(schedule, rule.learning_rate, steps)
@@ -207,15 +216,19 @@ def build_optimizer(
 
     rule = optimizer.rule
     if optimizer.others is None:
-        return optax.with_extra_args_support(scheduled(rule))
-    otherwise = scheduled(optimizer.others)
-    if "otherwise" in registry.hyperparameters(rule.name):
+        tx = scheduled(rule)
+    elif "otherwise" in registry.hyperparameters(rule.name):
         # A rule of matrices knows embeddings and heads by itself.
         labels = by_path((*NOT_HIDDEN, *optimizer.paths))
-        tx = scheduled(rule, otherwise=otherwise, labels=labels)
+        tx = scheduled(rule, otherwise=scheduled(optimizer.others), labels=labels)
     else:
         labels = by_path(optimizer.paths)
-        tx = matrices_only(scheduled(rule), otherwise=otherwise, labels=labels)
+        tx = matrices_only(
+            scheduled(rule), otherwise=scheduled(optimizer.others), labels=labels
+        )
+    if stacked:
+        matrices = "otherwise" in registry.hyperparameters(rule.name)
+        return each_layer(tx, matrices=matrices)
     return optax.with_extra_args_support(tx)
 
 

@@ -16,10 +16,12 @@ from pathlib import Path
 import jax
 
 from optimx.training.config import load_config
-from optimx.training.data import load_dataset, training_batch
+from optimx.training.data import load_dataset
+from optimx.training.feed import Feed
 from optimx.training.folder import RunFolder
 from optimx.training.interrupt import StopRequest
 from optimx.training.loop import run_steps
+from optimx.training.mesh import make_mesh
 from optimx.training.optimizer import build_optimizer
 from optimx.training.recorder import Recorder
 from optimx.training.report import Report
@@ -40,17 +42,9 @@ def measure(steps: int, rounds: int) -> tuple[list[float], list[float]]:
     config = dataclasses.replace(config, train=train, checkpoint=checkpoint)
     data = load_dataset(config.data, config.model.vocab)
 
-    def inputs(step: int):
-        batch = training_batch(
-            data.train,
-            seed=train.seed,
-            step=step,
-            shape=config.batch_shape,
-            context=config.data.context,
-        )
-        return batch, None
-
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
     tx = build_optimizer(config.optimizer, config.schedule, steps)
+    inputs = Feed(config, data, mesh).inputs
     state = init_state(config, tx)
     step = make_train_step(config, tx).lower(state, *inputs(0)).compile()
     batches = [inputs(i) for i in range(steps)]

@@ -1,5 +1,6 @@
 """The picture of a run: loss.png."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ def plot_losses(lines: Iterable[dict[str, Any]], title: str, path: Path) -> None
       path: of the PNG file.
     """
     lines = list(lines)
-    train = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    # Of a skipped update the loss may be unknown: a gap in the line.
+    train = [
+        (line["step"], math.nan if line["loss"] is None else line["loss"])
+        for line in lines
+        if "loss" in line
+    ]
     validation = [
         (line["step"], line["val_loss"]) for line in lines if "val_loss" in line
     ]

@@ -12,9 +12,14 @@ from optimx.training.folder import as_line
 from optimx.training.report import Report
 from optimx.training.step import Metrics
 
+REMEDY = "a lower optimizer.learning_rate or a longer schedule.warmup may help"
+
 
 class Recorder:
     """Writes the lines of metrics.jsonl and shows them.
+
+    ``diverged`` says why the run should end, once too many updates in a row were
+    skipped; until then it is None.
 
     Args:
       config: of the run.
@@ -27,6 +32,7 @@ class Recorder:
         self._config, self._log, self._report = config, log, report
         self._pending: tuple[int, Metrics] | None = None
         self._mark = (first, time.monotonic())
+        self.diverged: str | None = None
         report.start(first)
 
     def push(self, step: int, metrics: Metrics) -> None:
@@ -36,8 +42,7 @@ class Recorder:
     def flush(self) -> None:
         """Waits for the metrics that were pushed, and records them.
 
-        Raises:
-          DivergedError: loss or gradient norm is infinite or NaN.
+        Of a skipped update there is always a line.
         """
         if self._pending is None:
             return
@@ -46,19 +51,27 @@ class Recorder:
         loss, grad_norm, rate = (
             float(metrics[name]) for name in ("loss", "grad_norm", "learning_rate")
         )
-        _require_finite("loss", loss, step)
-        _require_finite("grad_norm", grad_norm, step)
+        in_row = int(metrics["skipped_in_row"])
         train = self._config.train
-        if step % train.log_every and step not in (1, train.steps):
+        if not in_row and step % train.log_every and step not in (1, train.steps):
             return
         line = {
             "step": step,
             "tokens": step * self._config.tokens_per_step,
-            "loss": loss,
+            # JSON has no word for what is not finite.
+            "loss": loss if math.isfinite(loss) else None,
             "learning_rate": rate,
-            "grad_norm": grad_norm,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "tokens_per_second": self._tokens_per_second(step),
         }
+        if in_row:
+            # With the batch as the generator knows it: batches count from 0.
+            line |= {"skipped": True, "batch": [train.seed, step - 1]}
+            why = _why(loss, grad_norm)
+            self._report.skipped(step, why, in_row, int(metrics["skipped"]))
+            limit = 1 if train.stop_on_divergence else train.max_skipped
+            if in_row >= limit and self.diverged is None:
+                self.diverged = f"step {step}: {why} ({in_row} skipped in a row)"
         self._log.write(as_line(line))
         self._report.train_line(line)
 
@@ -76,7 +89,11 @@ class Recorder:
         Raises:
           DivergedError: the loss is infinite or NaN.
         """
-        _require_finite("val_loss", loss, step)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"step {step}: val_loss is {loss}; the run has diverged and stops; "
+                f"nothing is saved after the last checkpoint ({REMEDY})"
+            )
         tokens = step * self._config.tokens_per_step
         line = {"step": step, "tokens": tokens, "val_loss": loss}
         self._log.write(as_line(line))
@@ -91,9 +108,8 @@ class Recorder:
         self._mark = (step, then + time.monotonic() - start)
 
 
-def _require_finite(name: str, value: float, step: int) -> None:
-    if not math.isfinite(value):
-        raise DivergedError(
-            f"step {step}: {name} is {value}; the run has diverged and stops (a lower "
-            "optimizer.learning_rate or a longer schedule.warmup may help)"
-        )
+def _why(loss: float, grad_norm: float) -> str:
+    for name, value in (("loss", loss), ("grad_norm", grad_norm)):
+        if not math.isfinite(value):
+            return f"{name} is {value}"
+    return "the stale gradient is not finite"

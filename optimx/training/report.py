@@ -62,7 +62,7 @@ class Report:
     def train_line(self, line: dict[str, Any]) -> None:
         """Shows a training line of metrics.jsonl."""
         self._fields |= {
-            "loss": f"{line['loss']:.3f}",
+            "loss": "-" if line["loss"] is None else f"{line['loss']:.3f}",
             "rate": f"{line['tokens_per_second']:,.0f} tokens/s",
             "left": self._left(line["step"]),
         }
@@ -74,17 +74,28 @@ class Report:
         self._fields["val"] = f"{line['val_loss']:.3f}"
         self._show(line["step"], quiet=False)
 
-    def finish(self, summary: dict[str, Any], sample: str, folder: object) -> None:
+    def skipped(self, step: int, why: str, in_row: int, in_all: int) -> None:
+        """An update was skipped; the last one of ``in_row`` in a row."""
+        self.say(
+            f"step {step}/{self._steps}  {why}, the update is skipped "
+            f"({in_row} in a row, {in_all} in all)"
+        )
+
+    def finish(
+        self, summary: dict[str, Any], sample: str | None, folder: object
+    ) -> None:
         """The end of a run: its result, what the model writes, where it all is."""
         self._stop()
         loss, seconds = summary["final_val_loss"], summary["seconds"]
         self.say(
             f"\n{summary['optimizer']}: validation loss {loss:.4f} after "
             f"{summary['steps']} steps, {summary['tokens']:,} tokens, "
-            f"{_duration(seconds)}\n\nThe model writes:\n"
+            f"{_duration(seconds)}"
         )
-        for row in sample.splitlines():
-            self.say(f"  {row}")
+        if sample is not None:
+            self.say("\nThe model writes:\n")
+            for row in sample.splitlines():
+                self.say(f"  {row}")
         self.say(f"\nThe run is in {folder}")
 
     def _show(self, step: int, quiet: bool) -> None:

@@ -63,8 +63,23 @@ class Model:
     heads: int | None = _key(None, _at_least(1), "attention heads; divides width")
     width: int | None = _key(None, _at_least(1), "size of the residual stream")
     context: int | None = _key(None, _at_least(1), "longest sequence, in tokens")
-    vocab: int | None = _key(None, _between(257, 2**20), "entries of the vocabulary")
+    vocab: int | None = _key(None, _between(1, 2**20), "entries of the vocabulary")
     bias: bool = _key(True, ANYTHING, "biases in linear maps and LayerNorms")
+    scan: bool = _key(
+        False, ANYTHING, "blocks as one stack of layers: the program of one block"
+    )
+    remat: str = _key(
+        "none",
+        _one_of("none", "dots", "full"),
+        "what the backward pass computes again: nothing, all but products of "
+        "matrices, whole blocks",
+    )
+    attention: str = _key(
+        "auto",
+        _one_of("auto", "xla", "cudnn", "splash"),
+        "implementation; auto: the fastest that the device has",
+    )
+    init: str = _key("", ANYTHING, "folder of a run whose parameters to start from")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,24 +102,35 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The text that is learned, and how it is cut."""
+    """The text or the tokens that are learned, and how they are cut."""
 
     source: str = _key(
         "stdlib",
-        _one_of("stdlib", "text"),
-        "Python's standard library, or text files under path",
+        _one_of("stdlib", "text", "bin"),
+        "Python's standard library, or text or token files under path",
     )
-    path: str = _key("", ANYTHING, "text: a file, a folder or a glob")
+    path: str = _key("", ANYTHING, "text, bin: a file, a folder or a glob")
     validation: float = _key(
         0.1,
         Allowed("above 0 and below 1", lambda value: 0 < value < 1),
-        "share of the files that is held out",
+        "share that is held out: of text files, of the tokens of bin",
+    )
+    validation_path: str = _key(
+        "", ANYTHING, "bin: the held-out files; those with val in their name if absent"
+    )
+    dtype: str = _key(
+        "",
+        _one_of("", "uint16", "uint32"),
+        "bin: type of a token; what the header says, else uint16, if absent",
     )
     context: int | None = _key(
         None, _at_least(1), "tokens of a training sequence; the model's if absent"
     )
     tokenizer: str = _key(
-        "", ANYTHING, "a tokenizer.json to use; trained on the data if absent"
+        "",
+        ANYTHING,
+        "a tokenizer.json to use; if absent, trained on text, and for bin the one "
+        "that optimx prepare left with the files",
     )
     sha256: str = _key("", ANYTHING, "expected hash of the corpus; unchecked if absent")
 
@@ -124,6 +150,30 @@ class Train:
     eval_every: int = _key(100, _at_least(1), "steps between evaluations")
     eval_batches: int = _key(16, _at_least(1), "batches of an evaluation")
     log_every: int = _key(10, _at_least(1), "steps between lines of metrics.jsonl")
+    max_skipped: int = _key(
+        10,
+        _at_least(1),
+        "updates skipped in a row, for a loss or gradient that is "
+        "not finite, that end the run",
+    )
+    stop_on_divergence: bool = _key(
+        False, ANYTHING, "whether the first skipped update ends the run"
+    )
+
+
+_AXIS = Allowed("at least 1, or -1 to fill up", lambda size: size == -1 or size >= 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Devices of each axis; at most one is -1 and takes what the others leave."""
+
+    data: int = _key(-1, _AXIS, "copies of the parameters, each with its sequences")
+    fsdp: int = _key(1, _AXIS, "parts of the parameters, each with its sequences")
+    tensor: int = _key(1, _AXIS, "parts of heads, of hidden units, of the vocabulary")
+    zero1: bool = _key(
+        False, ANYTHING, "optimizer state is split over data, parameters are not"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +189,7 @@ SECTION_TYPES: dict[str, type] = {
     "schedule": Schedule,
     "data": Data,
     "train": Train,
+    "mesh": Mesh,
     "checkpoint": Checkpoint,
 }
 
@@ -226,8 +277,8 @@ def resolve_data(data: Data, model: Model) -> Data:
     """Fills in the length of a training sequence.
 
     Raises:
-      InputError: a sequence longer than the model's context, a ``text`` source
-        without a path.
+      InputError: a sequence longer than the model's context, a source of files
+        without a path, a key of another source.
     """
     context = model.context if data.context is None else data.context
     if context > model.context:
@@ -235,6 +286,16 @@ def resolve_data(data: Data, model: Model) -> Data:
             f"data.context = {context}: must be at most the model's context, "
             f"{model.context} tokens"
         )
-    if data.source == "text" and not data.path:
-        raise InputError('data.path = "": must name text files when source is "text"')
+    kinds = {"text": "text", "bin": "token"}
+    if data.source in kinds and not data.path:
+        raise InputError(
+            f'data.path = "": must name {kinds[data.source]} files when source is '
+            f'"{data.source}"'
+        )
+    for key in ("validation_path", "dtype"):
+        if data.source != "bin" and getattr(data, key):
+            raise InputError(
+                f"data.{key} = {getattr(data, key)!r}: only bin has it, data.source is "
+                f"{data.source}"
+            )
     return dataclasses.replace(data, context=context)

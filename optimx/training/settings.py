@@ -13,7 +13,15 @@ from typing import Any, NamedTuple
 
 from optimx.training.errors import InputError, nearest
 
-SECTIONS = ("model", "optimizer", "schedule", "data", "train", "checkpoint")
+SECTIONS = (
+    "model",
+    "optimizer",
+    "schedule",
+    "data",
+    "train",
+    "mesh",
+    "checkpoint",
+)
 COMMAND_LINE = "command line"
 _INCLUDE = "include"
 

@@ -18,9 +18,12 @@ class TrainState:
     """The whole state of training: restoring it continues the run exactly.
 
     Attributes:
-      step: int32, updates done so far; with the seed it determines the next batch.
+      step: int32, batches seen so far; with the seed it determines the next one.
       params: float32 parameters.
       optimizer: the state of the transformation.
+      skipped: int32, steps so far whose update was skipped, because loss or gradient
+        was not finite.
+      skipped_in_row: int32, how many of the last steps those are.
       stale_grads: gradient at the present parameters' predecessors on the coming
         batch, where the optimizer needs it (exact MARS), else None.
     """
@@ -28,21 +31,54 @@ class TrainState:
     step: jax.Array
     params: Params
     optimizer: Any
+    skipped: jax.Array
+    skipped_in_row: jax.Array
     stale_grads: Params | None
 
 
-def init_state(config: Config, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    params = model.init(config.model, config.train.seed)
+def init_state(
+    config: Config,
+    tx: optax.GradientTransformation,
+    shardings: TrainState | None = None,
+    params: Params | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      config: of the run.
+      tx: its optimizer.
+      shardings: of every array; they are made where they belong. On one device if
+        None.
+      params: to start from, where they belong; drawn by the seed if None.
+    """
+    if params is None:
+        where = shardings and shardings.params
+        params = model.init(config.model, config.train.seed, where)
     stale = None
     if "stale_grads" in config.optimizer.needs:
         stale = jax.tree.map(jnp.zeros_like, params)
+    first = jax.jit(tx.init, out_shardings=shardings and shardings.optimizer)
+
+    def zero(name: str) -> jax.Array:
+        # Each a buffer of its own: the step is given all of them to write into.
+        return jax.device_put(
+            jnp.zeros([], jnp.int32), shardings and getattr(shardings, name)
+        )
+
     return TrainState(
-        step=jnp.zeros([], jnp.int32),
+        step=zero("step"),
         params=params,
-        optimizer=jax.jit(tx.init)(params),
+        optimizer=first(params),
+        skipped=zero("skipped"),
+        skipped_in_row=zero("skipped_in_row"),
         stale_grads=stale,
     )
+
+
+@jax.jit
+def all_finite(params: Params) -> jax.Array:
+    """Whether no number is infinite or NaN."""
+    return jnp.stack([jnp.isfinite(p).all() for p in jax.tree.leaves(params)]).all()
 
 
 def abstract_state(config: Config, tx: optax.GradientTransformation) -> TrainState:

@@ -1,17 +1,18 @@
 """One training step, compiled as one program that updates its state in place."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from optimx.training import model
 from optimx.training.config import Config
 from optimx.training.model import Params
 from optimx.training.optimizer import learning_rate_schedule
-from optimx.training.sections import Model
 from optimx.training.state import TrainState
 from optimx.transforms.gradient_difference import value_and_stale_grad
 
@@ -19,34 +20,32 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
-def mean_loss(
-    config: Model, params: Params, tokens_BxS: jax.Array, dtype: Any
-) -> jax.Array:
-    """Mean cross entropy, in nats per token, of sequences of S - 1 tokens.
-
-    Args:
-      config: a resolved ``[model]`` section.
-      params: of the model.
-      tokens_BxS: inputs and, one to the right, targets.
-      dtype: of the model's arithmetic; the loss is float32.
-    """
-    logits_BxLxV = model.apply(config, params, tokens_BxS[:, :-1], dtype=dtype)
-    return jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(logits_BxLxV, tokens_BxS[:, 1:])
-    )
-
-
-def make_train_step(config: Config, tx: optax.GradientTransformation) -> TrainStep:
+def make_train_step(
+    config: Config,
+    tx: optax.GradientTransformation,
+    shardings: TrainState | None = None,
+) -> TrainStep:
     """The jitted step ``(state, tokens, upcoming) -> (state, metrics)``.
 
     ``tokens`` is the batch of the state's step, (accumulation, batch size,
     context + 1); ``upcoming`` is that of the step after where the optimizer needs
     stale gradients, else None. The state is donated. Metrics are ``loss``,
-    ``grad_norm`` (before clipping) and ``learning_rate``.
+    ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` and
+    ``skipped_in_row``.
 
     The gradient is clipped by its global norm before the optimizer sees it, as the
     authors of MARS do; the stale gradient, which stands for the gradient of another
     step, is clipped by its own.
+
+    Where loss or gradient is not finite the update is skipped: parameters and
+    optimizer stay as they are, its step counts included, and the next step takes the
+    next batch.
+
+    Args:
+      config: of the run.
+      tx: its optimizer.
+      shardings: of the state, in and out; metrics are then on every device of their
+        mesh. None on one device.
     """
     dtype = jnp.dtype(config.train.precision)
     needs_stale = "stale_grads" in config.optimizer.needs
@@ -56,12 +55,14 @@ def make_train_step(config: Config, tx: optax.GradientTransformation) -> TrainSt
     )
 
     def loss_fn(params, tokens_BxS):
-        return mean_loss(config.model, params, tokens_BxS, dtype)
+        return model.mean_loss(config.model, params, tokens_BxS, dtype)
 
     def step(state: TrainState, tokens, upcoming):
         if needs_stale:
             both = value_and_stale_grad(loss_fn)
             loss, grads, stale = _mean_over(both, state.params, tokens, upcoming)
+            # After a skipped update this is the coming gradient itself: parameters
+            # have not moved, and MARS corrects by nothing.
             stale, _ = clip_by_global_norm(stale, clip_norm)
             extra = {"stale_grads": state.stale_grads}
         else:
@@ -69,16 +70,51 @@ def make_train_step(config: Config, tx: optax.GradientTransformation) -> TrainSt
             loss, grads = _mean_over(one, state.params, tokens)
             stale, extra = None, {}
         grads, grad_norm = clip_by_global_norm(grads, clip_norm)
-        updates, optimizer = tx.update(grads, state.optimizer, state.params, **extra)
+        seen = (loss, grad_norm, *map(optax.tree.norm, extra.values()))
+        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, seen))
+
+        def update(before):
+            params, optimizer = before
+            updates, optimizer = tx.update(grads, optimizer, params, **extra)
+            return optax.apply_updates(params, updates), optimizer
+
+        before = state.params, state.optimizer
+        params, optimizer = _apply_if(finite, update, before)
+        skipped = state.skipped + jnp.where(finite, 0, 1)
+        in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
         metrics = {
             "loss": loss,
             "grad_norm": grad_norm,
-            "learning_rate": jnp.asarray(rate(state.step), jnp.float32),
+            # The optimizer counts the updates that it made.
+            "learning_rate": jnp.asarray(rate(state.step - state.skipped), jnp.float32),
+            "skipped": skipped,
+            "skipped_in_row": in_row,
         }
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, optimizer, stale), metrics
+        return (
+            TrainState(state.step + 1, params, optimizer, skipped, in_row, stale),
+            metrics,
+        )
 
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    everywhere = NamedSharding(shardings.step.mesh, PartitionSpec())
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere))
+
+
+def _apply_if(condition: jax.Array, update: Callable[[Any], Any], state: Any) -> Any:
+    """``update(state)`` where the condition holds, else ``state``.
+
+    It is a loop of one turn or none, because XLA keeps what a loop carries in place:
+    no copy and no time is added. A choice per element afterwards
+    (``where(condition, new, old)``) needs the old state until the end, two to three
+    trees of temporaries in AdEMAMix, and a conditional copies.
+    """
+
+    def turn(carry):
+        again, state = carry
+        return jnp.zeros_like(again), update(state)
+
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (condition, state))[1]
 
 
 def _mean_over(function: Callable, params: Params, *batches_AxBxS: jax.Array) -> Any:

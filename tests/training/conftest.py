@@ -4,8 +4,11 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from optimx.training import model
 from optimx.training.compilation import use_compilation_cache
-from training.small import write_corpus
+from training.small import faulty, write_corpus
+
+collect_ignore = ["fixtures/make_gpt2.py"]  # a script, which needs torch
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -29,8 +32,23 @@ def corpus(tmp_path_factory):
     return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.fixture
+def faults(monkeypatch):
+    """Makes batches that begin as `small.BAD_LOSS` and `small.BAD_GRAD` fail."""
+    monkeypatch.setattr("optimx.training.model.mean_loss", faulty(model.mean_loss))
+
+
 @pytest.fixture(autouse=True)
 def _explicit_arithmetic():
     """Flax promotes dtypes inside its layers, so only ranks are strict here."""
     with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_device():
+    """Runs have one device unless they are given more of `jax.local_devices()`."""
+    first = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *backend: first)
         yield

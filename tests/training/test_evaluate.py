@@ -5,7 +5,7 @@ import numpy as np
 from optimx.training import model
 from optimx.training.data import validation_batches
 from optimx.training.evaluate import make_evaluate
-from optimx.training.step import mean_loss
+from optimx.training.model import mean_loss
 from training.small import config
 
 

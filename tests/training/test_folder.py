@@ -25,15 +25,29 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         RunFolder(tmp_path / "file" / "run").create()
 
 
-def test_a_run_has_a_configuration_and_a_tokenizer(tmp_path):
+def test_a_run_has_a_configuration_and_to_sample_a_tokenizer(tmp_path):
     folder = RunFolder(tmp_path)
     with pytest.raises(InputError, match=r"is not a run's folder: no config\.toml"):
         folder.require()
     folder.config.write_text("")
-    with pytest.raises(InputError, match=r"no tokenizer\.json"):
-        folder.require()
-    folder.tokenizer.write_text("")
     folder.require()
+    with pytest.raises(InputError, match=r"has no tokenizer\.json; put the one"):
+        folder.require_tokenizer()
+    folder.tokenizer.write_text("")
+    folder.require_tokenizer()
+
+
+def test_a_run_begins_with_its_configuration(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.tokenizer.mkdir()
+    with pytest.raises(IsADirectoryError):
+        folder.begin("a tokenizer", "a configuration")
+    assert not folder.config.exists()  # it can be started again
+    folder.tokenizer.rmdir()
+    folder.create()
+    folder.begin("a tokenizer", "a configuration")
+    assert folder.tokenizer.read_text() == "a tokenizer"
+    assert folder.config.read_text() == "a configuration"
 
 
 def test_lines_after_the_checkpoint_and_a_cut_line_are_dropped(tmp_path):

@@ -1,16 +1,26 @@
 import json
+import os
 import signal
+import time
 
 import jax
 import numpy as np
 import pytest
 
+from optimx.training import feed
+from optimx.training import recorder as recorder_module
 from optimx.training import report as report_module
 from optimx.training.config import load_config
-from optimx.training.errors import DivergedError, InputError, InterruptedRunError
+from optimx.training.data.formats import make_header
+from optimx.training.errors import (
+    DivergedError,
+    InputError,
+    InterruptedRunError,
+    StorageError,
+)
 from optimx.training.folder import RunFolder
 from optimx.training.loop import resume, train
-from training.small import config, settings, write_corpus
+from training.small import BAD_GRAD, BAD_LOSS, config, settings, write_corpus
 
 CLOCKS = ("tokens_per_second",)
 
@@ -73,9 +83,12 @@ def test_a_run_leaves_what_the_documentation_lists(corpus, tmp_path, capsys):
         "jax_version": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "seed": 0,
+        "skipped": 0,
+        "devices": 1,
     }
     assert len(summary["data_sha256"]) == 64
-    assert sorted(int(p.name) for p in folder.checkpoints.iterdir()) == [6, 8]
+    kept = {path.name for path in folder.checkpoints.iterdir()}
+    assert kept == {"6", "8", "manifests"}
     shown = capsys.readouterr().out
     assert f"validation loss {losses[8]:.4f}" in shown
     assert f"The run is in {folder.path}" in shown
@@ -167,6 +180,219 @@ def test_a_run_that_diverges_stops_and_says_so(corpus, tmp_path):
         train(load_config(None, chosen.items()), folder)
     assert not folder.summary.exists()
     assert "NaN" not in folder.metrics.read_text()
+    assert any(line.get("skipped") for line in numbers(folder))
+
+
+def test_parameters_that_are_not_finite_are_never_saved(corpus, tmp_path):
+    chosen = settings(
+        corpus,
+        optimizer__name="lion",
+        # Finite gradients, and a step beyond the largest float32.
+        optimizer__learning_rate=3e38,
+        optimizer__weight_decay=2.0,
+        schedule__warmup=0,
+        checkpoint__every=1,
+        train__steps=3,
+    )
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(DivergedError, match=r"step \d: the parameters are not finite"):
+        train(load_config(None, chosen.items()), folder)
+    assert "2" not in [path.name for path in folder.checkpoints.iterdir()]
+
+
+@pytest.fixture
+def bad_steps(monkeypatch, faults):
+    """Makes the batches of these steps (from 1) bad; returns the set."""
+    bad = set()
+
+    def training_batch(tokens, *, step, **how):
+        batch = draw(tokens, step=step, **how)
+        if step + 1 in bad:
+            batch = batch.copy()
+            batch[-1, 0, :3] = BAD_GRAD if step % 2 else BAD_LOSS
+        return batch
+
+    draw = feed.training_batch
+    monkeypatch.setattr(feed, "training_batch", training_batch)
+    return bad
+
+
+@pytest.mark.parametrize("name", ["ademamix", "mars_adamw_exact"])
+def test_bad_batches_are_skipped_and_counted(
+    corpus, tmp_path, capsys, bad_steps, stop_at, name
+):
+    bad_steps |= {3, 4, 6}
+    whole, parted = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parted")
+    chosen = config(corpus, optimizer__name=name, train__accumulation=2)
+    assert train(chosen, whole)["skipped"] == 3
+    shown = capsys.readouterr().out
+    assert "the update is skipped (2 in a row, 2 in all)" in shown
+    assert "the update is skipped (1 in a row, 3 in all)" in shown
+    lines = [line for line in numbers(whole) if "val_loss" not in line]
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert {line["step"] for line in lines if "skipped" in line} == bad_steps
+    assert [line["batch"] for line in lines if "batch" in line] == [
+        [0, 2],
+        [0, 3],
+        [0, 5],
+    ]
+    assert all((line["grad_norm"] is None) == ("skipped" in line) for line in lines)
+    # Stopped within the row of bad batches.
+    stop_at(3)
+    with pytest.raises(InterruptedRunError):
+        train(chosen, parted)
+    assert resume(parted)["skipped"] == 3
+    assert numbers(parted) == numbers(whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "last"),
+    [({"train__max_skipped": 2}, 4), ({"train__stop_on_divergence": "true"}, 3)],
+)
+def test_too_many_skipped_updates_end_the_run(corpus, tmp_path, bad_steps, more, last):
+    bad_steps |= {3, 4, 5, 6}
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(DivergedError, match=rf"step {last}: .* the run has diverged"):
+        train(config(corpus, train__accumulation=2, **more), folder)
+    # The state of the last good update, after the batch that was on its way.
+    steps = [path.name for path in folder.checkpoints.iterdir() if path.name.isdigit()]
+    assert steps == [str(last + 1)]
+    assert not folder.summary.exists()
+    bad_steps.clear()
+    assert resume(folder)["skipped"] == last - 1
+    lines = [line["step"] for line in numbers(folder) if "val_loss" not in line]
+    assert lines == list(range(1, 9))
+
+
+@pytest.fixture
+def at_line(monkeypatch):
+    """Does something once, right before a step's line is written, and only when a
+    checkpoint that is being written by then is there.
+    """
+
+    def arm(step, act, manifest):
+        write = recorder_module.as_line
+
+        def as_line(record):
+            if record["step"] == step and not done:
+                done.append(step)
+                while not manifest.exists():
+                    time.sleep(0.01)
+                act()
+            return write(record)
+
+        done = []
+
+        monkeypatch.setattr(recorder_module, "as_line", as_line)
+
+    return arm
+
+
+@pytest.fixture
+def files_up_to():
+    """Lets files of this process grow to so many bytes: a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def must_fail_and_then_go_on(chosen, folder, whole, match, repair):
+    with pytest.raises(StorageError, match=match) as error:
+        train(chosen, folder)
+    assert f"optimx resume {folder.path}" in str(error.value)
+    assert "\n" not in str(error.value)
+    repair()
+    resume(folder)
+    assert numbers(folder) == numbers(whole)
+
+
+def manifest(folder, step):
+    return folder.checkpoints / "manifests" / f"{step}.json"
+
+
+SAVING = {"checkpoint__every": 2, "train__eval_every": 8}
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    folder = RunFolder(tmp_path_factory.mktemp("whole") / "run")
+    train(config(corpus, **SAVING), folder)
+    return folder
+
+
+def test_a_disk_that_is_full_for_metrics(corpus, tmp_path, whole, at_line, files_up_to):
+    folder = RunFolder(tmp_path / "run")
+
+    def fill():
+        files_up_to(folder.metrics.stat().st_size + 7)
+
+    at_line(5, fill, manifest(folder, 4))
+    match = r"metrics\.jsonl: cannot be written: File too large"
+    must_fail_and_then_go_on(
+        config(corpus, **SAVING), folder, whole, match, lambda: files_up_to(-1)
+    )
+
+
+def test_a_disk_that_is_full_for_a_checkpoint(
+    corpus, tmp_path, whole, at_line, files_up_to
+):
+    """The background's error ends the run at the next save; older steps stand."""
+    folder = RunFolder(tmp_path / "run")
+    # Room for lines and for the small files of a checkpoint, not for its numbers.
+    at_line(6, lambda: files_up_to(10_000), manifest(folder, 4))
+
+    def repair():
+        files_up_to(-1)
+        assert manifest(folder, 4).exists()
+        assert not manifest(folder, 6).exists()
+
+    must_fail_and_then_go_on(
+        config(corpus, **SAVING),
+        folder,
+        whole,
+        "checkpoints: a checkpoint cannot be written: File too large; to continue",
+        repair,
+    )
+
+
+def test_a_folder_of_checkpoints_that_goes_away(corpus, tmp_path, whole, at_line):
+    folder = RunFolder(tmp_path / "run")
+    away = tmp_path / "away"
+
+    def take():
+        folder.checkpoints.rename(away)
+        folder.checkpoints.write_text("no folder")
+
+    def repair():
+        folder.checkpoints.unlink()
+        away.rename(folder.checkpoints)
+
+    at_line(5, take, manifest(folder, 4))
+    match = "a checkpoint cannot be written: Not a directory; to continue"
+    must_fail_and_then_go_on(config(corpus, **SAVING), folder, whole, match, repair)
+
+
+def test_a_summary_that_cannot_be_written(corpus, tmp_path, whole):
+    folder = RunFolder(tmp_path / "run")
+    folder.summary.mkdir(parents=True)
+    match = r"summary\.json: cannot be written: Is a directory"
+    must_fail_and_then_go_on(
+        config(corpus, **SAVING), folder, whole, match, folder.summary.rmdir
+    )
+    assert json.loads(folder.summary.read_text())["steps"] == 8
+
+
+def test_a_folder_that_cannot_be_written_at_the_start(corpus, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.tokenizer.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"tokenizer\.json: cannot be written: Is a d"):
+        train(config(corpus), folder)
+    assert [path.name for path in folder.path.iterdir() if path.is_file()] == []
 
 
 def test_signals_are_as_before_after_a_run(corpus, tmp_path):
@@ -174,3 +400,79 @@ def test_signals_are_as_before_after_a_run(corpus, tmp_path):
     train(config(corpus, train__steps=1, schedule__warmup=0), RunFolder(tmp_path / "r"))
     after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert before == after
+
+
+def write_bins(folder, counts=(4000, 3000), high=300):
+    """Token files without a tokenizer."""
+    folder.mkdir(exist_ok=True)
+    for i, count in enumerate(counts):
+        tokens = np.random.default_rng(i).integers(0, high, count, np.uint16)
+        header = make_header(count, tokens.dtype)
+        (folder / f"{i}.bin").write_bytes(header + tokens.tobytes())
+    return folder
+
+
+def test_token_files_need_no_tokenizer_and_can_be_resumed(tmp_path, stop_at, capsys):
+    bins = write_bins(tmp_path / "bins")
+    whole, parted = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parted")
+    summary = train(config(bins, data__source="bin"), whole)
+    assert not whole.tokenizer.exists()
+    assert load_config(whole.config).data.sha256 == summary["data_sha256"]
+    shown = capsys.readouterr().out
+    assert "The run is in" in shown
+    assert "The model writes" not in shown
+    stop_at(3)
+    with pytest.raises(InterruptedRunError):
+        train(config(bins, data__source="bin"), parted)
+    resume(parted)
+    assert numbers(parted) == numbers(whole)
+
+
+def test_resume_needs_the_same_token_files(tmp_path, stop_at):
+    bins = write_bins(tmp_path / "bins")
+    folder = RunFolder(tmp_path / "run")
+    stop_at(3)
+    with pytest.raises(InterruptedRunError):
+        train(config(bins, data__source="bin"), folder)
+    saved = numbers(folder)
+    content = (bins / "1.bin").read_bytes()
+    os.truncate(bins / "1.bin", 3000)
+    with pytest.raises(InputError, match=r"1\.bin: is truncated: its header counts"):
+        resume(folder)
+    write_bins(bins, (4000, 2999))
+    with pytest.raises(InputError, match="not the files of that run"):
+        resume(folder)
+    (bins / "1.bin").write_bytes(content)
+    assert numbers(folder) == saved
+    resume(folder)
+
+
+def test_a_token_file_that_shrinks_during_the_run_stops_it(tmp_path, monkeypatch):
+    """One line; what was saved before is whole, and with the file back it goes on."""
+    bins = write_bins(tmp_path / "bins", (40_000, 30_000))
+    whole, parted = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parted")
+    chosen = config(bins, data__source="bin", checkpoint__every=1)
+    train(chosen, whole)
+    content = (bins / "0.bin").read_bytes()
+    show = report_module.Report.train_line
+
+    def train_line(self, line):
+        show(self, line)
+        if line["step"] == 3:
+            os.truncate(bins / "0.bin", 2000)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report_module.Report, "train_line", train_line)
+        with pytest.raises(InputError, match=r"0\.bin: shrank since the run began"):
+            train(chosen, parted)
+    (bins / "0.bin").write_bytes(content)
+    resume(parted)
+    assert numbers(parted) == numbers(whole)
+
+
+def test_a_run_on_text_keeps_needing_its_tokenizer(corpus, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    train(config(corpus, train__steps=1, schedule__warmup=0), folder)
+    folder.tokenizer.unlink()
+    with pytest.raises(InputError, match=r"has no tokenizer\.json"):
+        resume(folder)

@@ -13,6 +13,7 @@ SMALL = resolve_model(Model(layers=3, heads=2, width=16, context=12, vocab=300))
 
 
 forward = jax.jit(model.apply, static_argnums=0, static_argnames="dtype")
+extend = jax.jit(model.extend, static_argnums=0)
 
 
 def jittered(config):
@@ -48,6 +49,34 @@ def test_a_token_sees_only_those_before_it():
     )
     np.testing.assert_array_equal(before[:7], after[:7])
     assert all(np.abs(before[i] - after[i]).max() > 1e-4 for i in range(7, 12))
+
+
+@pytest.mark.parametrize("parts", [[12], [1] * 12, [5, 1, 1, 3, 2]])
+def test_logits_with_a_cache_are_those_of_the_whole(parts):
+    params = jittered(SMALL)
+    tokens = np.random.default_rng(0).integers(0, SMALL.vocab, (2, SMALL.context))
+    expected = forward(SMALL, params, jnp.asarray(tokens))
+    cache, found = model.empty_cache(SMALL, 2), []
+    for part in np.split(tokens, np.cumsum(parts)[:-1], axis=1):
+        logits, cache = extend(SMALL, params, jnp.asarray(part), cache)
+        found.append(logits)
+    assert int(cache.filled) == 12
+    # float32 sums in another order, logits of size one.
+    np.testing.assert_allclose(np.concatenate(found, 1), expected, atol=1e-5)
+
+
+def test_a_cache_forgets_what_is_not_counted():
+    """Padding of a prompt is written over and never seen."""
+    params = jittered(SMALL)
+    tokens = np.random.default_rng(0).integers(0, SMALL.vocab, (1, SMALL.context))
+    expected = forward(SMALL, params, jnp.asarray(tokens))
+    padded = np.where(np.arange(12) < 7, tokens, 0)
+    _, cache = extend(SMALL, params, jnp.asarray(padded), model.empty_cache(SMALL, 1))
+    cache = cache._replace(filled=jnp.int32(7))
+    for i in range(7, 12):
+        new = jnp.asarray(tokens[:, i : i + 1])
+        logits, cache = extend(SMALL, params, new, cache)
+        np.testing.assert_allclose(logits[0, 0], expected[0, i], atol=1e-5)
 
 
 def test_parameters_are_a_plain_tree_of_float32():

@@ -1,3 +1,5 @@
+import math
+
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -6,6 +8,7 @@ from optimx.training.plot import plot_losses
 LINES = [
     {"step": 1, "loss": 3.0},
     {"step": 2, "loss": 2.0},
+    {"step": 3, "loss": None, "skipped": True},
     {"step": 2, "val_loss": 2.5},
     {"step": 4, "val_loss": 2.25},
 ]
@@ -28,6 +31,9 @@ def test_the_picture_shows_both_losses(tmp_path, monkeypatch):
         "cross entropy (nats per token)",
     )
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    (step, gap) = curves["training"].pop()
+    assert step == 3
+    assert math.isnan(gap)
     assert curves == {
         "training": [[1.0, 3.0], [2.0, 2.0]],
         "validation, 2.250 at the end": [[2.0, 2.5], [4.0, 2.25]],

@@ -11,21 +11,30 @@ from training.small import config
 class Silent:
     """A report that nobody reads."""
 
+    def __init__(self):
+        self.shown = []
+
     def start(self, step): ...
 
     def train_line(self, line): ...
 
+    def skipped(self, *what):
+        self.shown.append(what)
+
     def evaluation_line(self, line): ...
 
 
-def record(corpus):
-    log = io.StringIO()
-    chosen = config(corpus, train__log_every=3, train__steps=8)
-    return Recorder(chosen, log, Silent(), 0), log
+def record(corpus, **more):
+    log, report = io.StringIO(), Silent()
+    chosen = config(corpus, train__log_every=3, train__steps=8, **more)
+    recorder = Recorder(chosen, log, report, 0)
+    recorder.shown = report.shown
+    return recorder, log
 
 
 def metrics(**more):
-    return {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1} | more
+    usual = {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1}
+    return usual | {"skipped": 0, "skipped_in_row": 0} | more
 
 
 def test_lines_have_the_published_keys(corpus):
@@ -70,12 +79,36 @@ def test_pauses_do_not_count(corpus, monkeypatch):
 
 @pytest.mark.parametrize("name", ["loss", "grad_norm"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_none_ends_the_run(corpus, name, value):
+def test_a_skipped_update_has_a_line(corpus, name, value):
     recorder, log = record(corpus)
-    recorder.push(2, metrics(**{name: value}))  # step 2 has no line of its own
-    with pytest.raises(DivergedError, match=f"step 2: {name} is {value}"):
+    # Step 2 has no line of its own.
+    recorder.push(2, metrics(skipped=3, skipped_in_row=1, **{name: value}))
+    recorder.flush()
+    line = json.loads(log.getvalue())
+    assert line[name] is None
+    assert (line["step"], line["skipped"], line["batch"]) == (2, True, [0, 1])
+    assert recorder.shown == [(2, f"{name} is {value}", 1, 3)]
+    assert recorder.diverged is None
+
+
+def test_too_many_skipped_updates_end_the_run(corpus):
+    recorder, _ = record(corpus, train__max_skipped=3)
+    for in_row in (1, 2, 3):
+        assert recorder.diverged is None
+        recorder.push(
+            4 + in_row,
+            metrics(loss=float("nan"), skipped=in_row, skipped_in_row=in_row),
+        )
         recorder.flush()
-    assert log.getvalue() == ""
+    assert recorder.diverged == "step 7: loss is nan (3 skipped in a row)"
+
+
+def test_the_first_skipped_update_can_end_the_run(corpus):
+    recorder, _ = record(corpus, train__stop_on_divergence="true")
+    recorder.push(5, metrics(skipped=1, skipped_in_row=1))
+    recorder.flush()
+    why = "step 5: the stale gradient is not finite (1 skipped in a row)"
+    assert recorder.diverged == why
 
 
 def test_a_validation_loss_that_is_none_ends_the_run(corpus):

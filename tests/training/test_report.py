@@ -50,6 +50,19 @@ def test_in_a_terminal_one_line_is_drawn_again_and_again():
         assert word in text
 
 
+def test_a_skipped_update_is_shown_at_once():
+    def skip(report):
+        report.start(0)
+        report.skipped(3, "loss is nan", 2, 5)
+        report.train_line(TRAIN | {"loss": None})
+
+    for terminal in (True, False):
+        assert (
+            "step 3/10  loss is nan, the update is skipped (2 in a row, 5 in all)"
+            in (show(terminal, skip))
+        )
+
+
 def test_the_end_has_the_result_the_sample_and_the_folder():
     for terminal in (True, False):
         text = show(terminal, run)

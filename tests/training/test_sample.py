@@ -1,4 +1,6 @@
 import collections
+import dataclasses
+import time
 
 import jax
 import jax.numpy as jnp
@@ -25,16 +27,33 @@ def params():
     return drawn
 
 
-def test_the_likeliest_continuation_by_hand(params):
-    """Past the context the window slides by one."""
-    ids = TOKENIZER.encode("abc").ids
-    for _ in range(12):
-        window = jnp.asarray(ids[-CONFIG.context :])[None]
-        logits = forward(CONFIG, params, window)[0, -1]
-        ids.append(int(jnp.argmax(logits)))
-    assert 0 not in ids
-    text = sample(CONFIG, params, TOKENIZER, "abc", tokens=12, temperature=0)
-    assert text == TOKENIZER.decode(ids)
+def likeliest(config, params, prompt, tokens):
+    """Whole forward passes over a window that halves when the context is full."""
+    ids, first = TOKENIZER.encode(prompt).ids, 0
+    for _ in range(tokens):
+        if len(ids) - first > config.context:
+            first = len(ids) - (config.context + 1) // 2
+        window = ids[first:]
+        padded = window + [0] * (config.context - len(window))  # one shape: one program
+        logits = forward(config, params, jnp.asarray(padded)[None])
+        ids.append(int(jnp.argmax(logits[0, len(window) - 1])))
+    assert 0 not in ids  # or the document would have ended
+    return TOKENIZER.decode(ids)
+
+
+@pytest.mark.parametrize("prompt", ["a", "abc", "abcdefgh"])
+def test_the_likeliest_continuation_by_hand(params, prompt):
+    """A few tokens more than two and a half contexts, so that all of it is needed."""
+    text = sample(CONFIG, params, TOKENIZER, prompt, tokens=23, temperature=0)
+    assert text == likeliest(CONFIG, params, prompt, 23)
+
+
+@pytest.mark.parametrize("context", [1, 3])
+def test_contexts_that_have_no_two_equal_halves(params, context):
+    config = dataclasses.replace(CONFIG, context=context)
+    params = params | {"wpe": {"embedding": params["wpe"]["embedding"][:context]}}
+    text = sample(config, params, TOKENIZER, "a", tokens=7, temperature=0)
+    assert text == likeliest(config, params, "a", 7)
 
 
 def test_one_candidate_is_the_likeliest(params):
@@ -83,6 +102,38 @@ def test_text_ends_where_the_document_does(params):
     assert sample(CONFIG, always, TOKENIZER, "", temperature=0) == ""
 
 
+def test_nothing_is_computed_after_the_end(params, monkeypatch):
+    """A million tokens take no time when the first of them ends the document."""
+    always = {
+        **params,
+        "wte": {"embedding": jnp.zeros_like(params["wte"]["embedding"])},
+    }
+    start = time.monotonic()
+    text = sample(CONFIG, always, TOKENIZER, "ab", tokens=1_000_000, temperature=0)
+    assert text == "ab"
+    # Each would take a fifth of a millisecond at least; the rest is compilation.
+    assert time.monotonic() - start < 60
+
+
+def test_entries_that_the_tokenizer_lacks_are_not_drawn(params):
+    """Embeddings may be padded to a rounder size."""
+    wte = params["wte"]["embedding"]
+    padded = jnp.concatenate([wte, 9 * wte[:63]])
+    config = dataclasses.replace(CONFIG, vocab=320)
+    more = params | {"wte": {"embedding": padded}}
+    how = {"tokens": 20, "temperature": 1.0, "top_k": 0}
+    assert sample(config, more, TOKENIZER, "a", **how) == sample(
+        CONFIG, params, TOKENIZER, "a", **how
+    )
+
+
+def test_a_tokenizer_of_a_larger_model(params):
+    larger = train_tokenizer(["ab ab ab"], 259)
+    message = "tokenizer: has 259 entries, model.vocab = 257 is smaller"
+    with pytest.raises(InputError, match=message):
+        sample(CONFIG, params, larger, "a")
+
+
 @pytest.mark.parametrize(
     ("prompt", "how", "message"),
     [
@@ -92,6 +143,7 @@ def test_text_ends_where_the_document_does(params):
         ("a", {"temperature": float("nan")}, "temperature = nan"),
         ("a", {"top_k": -1}, "top-k = -1: must be at least 0"),
         ("a", {"seed": -1}, "seed = -1: must be at least 0"),
+        ("a\udcff", {}, r"prompt: is not text \(character 1\)"),
     ],
 )
 def test_arguments_out_of_range(params, prompt, how, message):

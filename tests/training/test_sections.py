@@ -33,7 +33,7 @@ def build(section, **given):
         ("train", "seed", -1, "must be from 0 to 4294967295"),
         ("model", "preset", "huge", "must be one of tiny, small, medium, large, xl"),
         ("model", "bias", 1, r"model\.bias = 1: must be true or false"),
-        ("model", "vocab", 256, "must be from 257 to 1048576"),
+        ("model", "vocab", 0, "must be from 1 to 1048576"),
         ("schedule", "final", 1.5, "must be from 0 to 1"),
         ("data", "validation", 0, "must be above 0 and below 1"),
         ("data", "validation", 1.0, "must be above 0 and below 1"),
@@ -95,6 +95,18 @@ def test_sequences_are_as_long_as_the_model_allows_or_shorter():
         resolve_data(Data(context=129), model)
 
 
-def test_a_text_source_needs_a_path():
-    with pytest.raises(InputError, match=r"data\.path"):
-        resolve_data(Data(source="text"), resolve_model(Model()))
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (Data(source="text"), r'data\.path = "": must name text files'),
+        (Data(source="bin"), r'data\.path = "": must name token files'),
+        (Data(dtype="uint32"), r"data\.dtype = 'uint32': only bin has it, .* stdlib"),
+        (
+            Data(source="text", path="a", validation_path="b"),
+            r"data\.validation_path = 'b': only bin has it, .* text",
+        ),
+    ],
+)
+def test_keys_that_do_not_fit_the_source(data, message):
+    with pytest.raises(InputError, match=message):
+        resolve_data(data, resolve_model(Model()))

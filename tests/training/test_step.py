@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from optimx.training import model
+from optimx.training.model import mean_loss
 from optimx.training.optimizer import build_optimizer, learning_rate_schedule
 from optimx.training.state import init_state
-from optimx.training.step import clip_by_global_norm, make_train_step, mean_loss
+from optimx.training.step import clip_by_global_norm, make_train_step
+from training import small
 from training.small import config
 
 
@@ -161,6 +163,107 @@ def test_the_state_is_updated_in_place(corpus, name):
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(after))
     assert step.memory_analysis().alias_size_in_bytes == size
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def with_start(batch, tokens):
+    """The batch with a first sequence that begins so, in its last micro-batch."""
+    batch = batch.copy()
+    batch[-1, 0, : len(tokens)] = tokens
+    return batch
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def copied(tree):
+    return jax.tree.map(np.array, tree)
+
+
+def test_an_update_that_is_not_finite_is_skipped(corpus, faults):
+    chosen = config(corpus, optimizer__name="ademamix", train__accumulation=2)
+    tx, state = start(chosen)
+    step = make_train_step(chosen, tx)
+    good = tokens(chosen)
+    bad = [with_start(good[2], small.BAD_LOSS), with_start(good[2], small.BAD_GRAD)]
+    seen = []
+    for batch in (good[0], *bad, good[1]):
+        before = copied(state)
+        state, metrics = step(state, batch, None)
+        seen.append({name: float(value) for name, value in metrics.items()})
+        if any(batch is b for b in bad):
+            same(state.params, before.params)
+            same(state.optimizer, before.optimizer)
+    assert [line["skipped"] for line in seen] == [0, 1, 2, 2]
+    assert [line["skipped_in_row"] for line in seen] == [0, 1, 2, 0]
+    assert [np.isfinite(line["loss"]) for line in seen] == [True, False, True, True]
+    assert [np.isfinite(line["grad_norm"]) for line in seen] == [1, 0, 0, 1]
+    assert int(state.step) == 4
+    # As if the bad batches had not been there, learning rates included.
+    _, other = start(chosen)
+    for batch, line in zip(good[:2], (seen[0], seen[3]), strict=True):
+        other, metrics = step(other, batch, None)
+        assert float(metrics["learning_rate"]) == line["learning_rate"]
+    same(state.params, other.params)
+    same(state.optimizer, other.optimizer)
+
+
+def test_exact_mars_goes_on_after_a_skipped_update(corpus, faults):
+    """Parameters have not moved, so there is no difference to correct by."""
+    chosen = config(corpus, optimizer__name="mars_adamw_exact", train__clip_norm=0.5)
+    tx, state = start(chosen)
+    step = make_train_step(chosen, tx)
+    good = tokens(chosen)
+    bad = with_start(good[2], small.BAD_LOSS)
+    state, _ = step(state, good[0], bad)
+    state, metrics = step(state, bad, good[1])
+    assert int(metrics["skipped_in_row"]) == 1
+    before = copied(state)
+    state, metrics = step(state, good[1], good[2])
+    assert int(metrics["skipped_in_row"]) == 0
+    grads = jax.jit(jax.grad(loss_of(chosen)))(before.params, good[1][0])
+    grads, _ = clip_by_global_norm(grads, 0.5)
+    updates, _ = tx.update(grads, before.optimizer, before.params, stale_grads=grads)
+    close(state.params, optax.apply_updates(before.params, updates), atol=2e-4)
+
+
+def test_a_stale_gradient_that_is_not_finite_is_never_used(corpus, faults):
+    chosen = config(corpus, optimizer__name="mars_adamw_exact")
+    tx, state = start(chosen)
+    step = make_train_step(chosen, tx)
+    good = tokens(chosen)
+    state, _ = step(state, good[0], with_start(good[1], small.BAD_LOSS))
+    before = copied(state)
+    state, metrics = step(state, good[1], good[2])
+    assert np.isfinite(float(metrics["loss"]))
+    assert int(metrics["skipped_in_row"]) == 1
+    same(state.params, before.params)
+    state, metrics = step(state, good[2], good[0])
+    assert int(metrics["skipped_in_row"]) == 0
+
+
+def test_the_guard_needs_no_copy_of_the_state(corpus, monkeypatch):
+    chosen = config(
+        corpus,
+        optimizer__name="ademamix",
+        model__width=128,
+        data__context=4,
+        train__batch_size=1,
+    )
+    batch = tokens(chosen)[0]
+
+    def temporaries():
+        tx, state = start(chosen)
+        step = make_train_step(chosen, tx).lower(state, batch, None).compile()
+        largest = max(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+        return step.memory_analysis().temp_size_in_bytes, largest
+
+    guarded, largest = temporaries()
+    monkeypatch.setattr(
+        "optimx.training.step._apply_if", lambda condition, update, state: update(state)
+    )
+    bare, _ = temporaries()
+    assert guarded <= bare + 1.5 * largest
 
 
 def test_clipping_by_global_norm():

@@ -1,4 +1,4 @@
-"""From text files to token batches."""
+"""From text and token files to token batches."""
 
 import dataclasses
 import hashlib
@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from optimx.training.data.batches import training_batch, validation_batches
+from optimx.training.data.batches import Tokens, training_batch, validation_batches
+from optimx.training.data.bins import read_bins, tokenizer_beside
 from optimx.training.data.cache import cache_dir, write_atomically
 from optimx.training.data.corpus import Corpus, read_corpus
 from optimx.training.data.tokenizer import (
     END_OF_TEXT,
+    byte_level,
+    check_vocabulary,
     encode,
     load_tokenizer,
     train_tokenizer,
@@ -22,8 +25,10 @@ from optimx.training.sections import Data, Train
 __all__ = [
     "END_OF_TEXT",
     "Dataset",
+    "byte_level",
     "cache_dir",
     "check_sizes",
+    "check_vocabulary",
     "load_dataset",
     "load_tokenizer",
     "training_batch",
@@ -39,18 +44,18 @@ class Dataset:
     Attributes:
       train: tokens to learn from, one axis.
       validation: tokens that are held out, one axis.
-      tokenizer: what they were made with.
-      sha256: hash of the corpus' text.
+      tokenizer: what they were made with; None where token files come without.
+      sha256: hash of the corpus' text, or what :func:`bins.identity` says.
     """
 
-    train: np.ndarray
-    validation: np.ndarray
-    tokenizer: Tokenizer
+    train: Tokens
+    validation: Tokens
+    tokenizer: Tokenizer | None
     sha256: str
 
 
 def load_dataset(data: Data, vocab: int) -> Dataset:
-    """Reads the corpus; tokenizer and tokens come from the cache if they can.
+    """Reads the corpus; what was made of a text comes from the cache if it can.
 
     Args:
       data: a resolved ``[data]`` section.
@@ -59,17 +64,16 @@ def load_dataset(data: Data, vocab: int) -> Dataset:
     Raises:
       InputError: a corpus or a tokenizer that cannot be used.
     """
+    if data.source == "bin":
+        given = data.tokenizer or tokenizer_beside(data)
+        tokenizer = _given_tokenizer(given, vocab) if given else None
+        train, validation, sha256 = read_bins(data, vocab)
+        return Dataset(train, validation, tokenizer, sha256)
     corpus = read_corpus(data)
     if data.tokenizer:
-        tokenizer = load_tokenizer(Path(data.tokenizer))
+        tokenizer = _given_tokenizer(data.tokenizer, vocab)
     else:
         tokenizer = _cached_tokenizer(corpus, data.validation, vocab)
-    entries = tokenizer.get_vocab_size()
-    if entries > vocab:
-        raise InputError(
-            f"data.tokenizer = {data.tokenizer!r}: has {entries} entries, "
-            f"model.vocab = {vocab} is smaller"
-        )
     identity = tokenizer.to_str()
     train, validation = (
         _cached_tokens(tokenizer, texts, _key(corpus, data.validation, identity, side))
@@ -96,10 +100,21 @@ def check_sizes(dataset: Dataset, data: Data, train: Train) -> None:
     need = data.context + 1
     if len(dataset.validation) < need:
         raise InputError(
-            f"the held-out text is smaller than one sequence: "
+            f"the held-out part is smaller than one sequence: "
             f"{len(dataset.validation)} tokens, {need} needed "
             f"(data.context = {data.context}, data.validation = {data.validation})"
         )
+
+
+def _given_tokenizer(path: str, vocab: int) -> Tokenizer:
+    tokenizer = load_tokenizer(Path(path))
+    entries = tokenizer.get_vocab_size()
+    if entries > vocab:
+        raise InputError(
+            f"data.tokenizer = {path!r}: has {entries} entries, "
+            f"model.vocab = {vocab} is smaller"
+        )
+    return tokenizer
 
 
 def _cached_tokenizer(corpus: Corpus, share: float, vocab: int) -> Tokenizer:

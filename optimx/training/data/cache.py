@@ -30,20 +30,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     write the same path do not disturb each other: the later one wins.
 
     Raises:
-      InputError: the folder cannot be written.
+      InputError: the folder cannot be written, or is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
     except OSError as error:
+        # NumPy raises errors without the system's words.
         raise InputError(
-            f"{path.parent}: cannot be written: {error.strerror}; "
+            f"{path.parent}: cannot be written: {error.strerror or error}; "
             "OPTIMX_CACHE names the cache folder"
         ) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

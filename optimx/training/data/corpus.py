@@ -51,10 +51,11 @@ def read_corpus(data: Data) -> Corpus:
     """
     if data.source == "stdlib":
         root = Path(sysconfig.get_paths()["stdlib"])
-        files = {name: _read_source(path) for name, path in _stdlib_files(root)}
+        files = {name: read_source(path) for name, path in stdlib_files(root)}
         where = f"{root}: the standard library"
     else:
-        files = {name: _read_text(path) for name, path in _text_files(data.path)}
+        found = find_files("data.path", data.path)
+        files = {name: _read_text(path) for name, path in found}
         where = f"data.path = {data.path!r}"
     files = {name: text for name, text in files.items() if text.strip()}
     if not files:
@@ -69,13 +70,19 @@ def read_corpus(data: Data) -> Corpus:
     return Corpus(train, validation, sha256)
 
 
-def _stdlib_files(root: Path) -> list[tuple[str, Path]]:
+def stdlib_files(root: Path) -> list[tuple[str, Path]]:
+    """The sources of a standard library by name, tests left out."""
     found = sorted(path.relative_to(root) for path in root.rglob("*.py"))
     kept = [path for path in found if not _LEFT_OUT.intersection(path.parts[:-1])]
     return [(path.as_posix(), root / path) for path in kept]
 
 
-def _text_files(pattern: str) -> list[tuple[str, Path]]:
+def find_files(key: str, pattern: str) -> list[tuple[str, Path]]:
+    """The files by name that a file, a folder or a glob names, in order.
+
+    Raises:
+      InputError: the glob names no file; ``key`` is where it was given.
+    """
     path = Path(pattern)
     if path.is_dir():
         names = sorted(name for name in path.rglob("*") if name.is_file())
@@ -87,7 +94,7 @@ def _text_files(pattern: str) -> list[tuple[str, Path]]:
     names = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
     names = [name for name in names if name.is_file()]
     if not names:
-        raise InputError(f"data.path = {pattern!r}: names no file")
+        raise InputError(f"{key} = {pattern!r}: names no file")
     return [(name.as_posix(), name) for name in names]
 
 
@@ -102,7 +109,12 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _read_source(path: Path) -> str:
+def read_source(path: Path) -> str:
+    """A Python file, in the encoding that it declares.
+
+    Raises:
+      InputError: it cannot be read or decoded.
+    """
     content = _read(path)
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
@@ -133,15 +145,21 @@ def _split(files: dict[str, str], share: float) -> tuple[list[str], list[str]]:
         (text,) = files.values()
         cut = len(text) - max(1, round(share * len(text)))
         return [text[:cut]], [text[cut:]]
-    position = {name: _position(name) for name in files}
-    held_out = {name for name in files if position[name] < share}
-    if not held_out or len(held_out) == len(files):
-        held_out = {min(position, key=position.__getitem__)}
+    held_out = held_out_names(files, share)
     train = [text for name, text in files.items() if name not in held_out]
     return train, [files[name] for name in files if name in held_out]
 
 
-def _position(name: str) -> float:
+def held_out_names(names: Iterable[str], share: float) -> set[str]:
+    """Of several names, those whose hash holds them out; at least one, never all."""
+    position = {name: position_of(name) for name in names}
+    held_out = {name for name in position if position[name] < share}
+    if not held_out or len(held_out) == len(position):
+        held_out = {min(position, key=position.__getitem__)}
+    return held_out
+
+
+def position_of(name: str) -> float:
     """Where the name falls in [0, 1), evenly and always the same."""
     head = hashlib.sha256(name.encode()).digest()[:8]
     return int.from_bytes(head, "big") / 2**64

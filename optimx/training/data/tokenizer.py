@@ -16,9 +16,7 @@ def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
 
     Any text can be encoded: each of the 256 bytes is an entry.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocab,
         special_tokens=[END_OF_TEXT],
@@ -26,6 +24,14 @@ def train_tokenizer(texts: Sequence[str], vocab: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def byte_level(model: models.BPE) -> Tokenizer:
+    """A tokenizer that cuts text as GPT-2 does, and merges the bytes by ``model``."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
@@ -45,6 +51,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         raise InputError(f"{path}: has no {END_OF_TEXT} entry to end documents with")
     return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab: int, where: str) -> int:
+    """How many entries a model must have for this tokenizer.
+
+    Raises:
+      InputError: it has fewer, ``vocab``.
+    """
+    entries = 1 + max(tokenizer.get_vocab().values())
+    if entries > vocab:
+        raise InputError(
+            f"{where}: has {entries} entries, model.vocab = {vocab} is smaller"
+        )
+    return entries
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:

@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 
 from optimx.training.data.cache import cache_dir, write_atomically
@@ -38,3 +40,17 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="OPTIMX_CACHE names the cache folder"):
         write_atomically(tmp_path / "file" / "below", lambda file: None)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def fill(file):
+        file.write(b"new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match="cannot be written: No space left on device"):
+        write_atomically(path, fill)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes() == b"old"

@@ -1,0 +1,266 @@
+"""A training step compiled for devices that need not be there, and what it tells."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections import Counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optimx.training import flops, hlo
+from optimx.training.attention import resolve_attention
+from optimx.training.chips import TPUS, Chip
+from optimx.training.config import Config
+from optimx.training.errors import InputError
+from optimx.training.mesh import (
+    batch_sharding,
+    bytes_per_device,
+    check_batch,
+    make_mesh,
+    placed,
+    state_sharding,
+)
+from optimx.training.optimizer import build_optimizer
+from optimx.training.state import TrainState, abstract_state
+from optimx.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one device holds and does in a step. Sizes are bytes, times seconds.
+
+    Attributes:
+      optimizer: its name.
+      topology: as it was asked for.
+      mesh: devices of each axis.
+      parameters: of the model, in all.
+      parameter_bytes: of parameters, on a device.
+      state_bytes: of optimizer state.
+      gradient_bytes: of the gradient, which is among the temporaries.
+      temporary_bytes: that the step allocates besides arguments and results.
+      total_bytes: that the step needs, at its largest.
+      memory_bytes: that the device has; None where that is not known.
+      flops: of the model, on a device, by its sizes.
+      bytes_moved: between memory and arithmetic, as the compiler estimates them.
+      sent_bytes: to other devices, by kind of collective.
+      collectives: how many of each kind run in a step.
+      roofline: the longest of arithmetic, memory and communication, each at the most
+        that the device can do; None where that is not known.
+      tokens_per_second: of all devices, at that speed.
+      optimizer_flops: of the update alone, as the compiler counts them.
+      optimizer_bytes: that the update alone moves.
+      optimizer_sent: that it alone sends.
+      optimizer_share: of the roofline time; None where that is not known.
+      seconds_to_compile: on this machine.
+    """
+
+    optimizer: str
+    topology: str
+    mesh: dict[str, int]
+    parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    gradient_bytes: int
+    temporary_bytes: int
+    total_bytes: int
+    memory_bytes: float | None
+    flops: float
+    bytes_moved: float
+    sent_bytes: dict[str, float]
+    collectives: dict[str, int]
+    roofline: float | None
+    tokens_per_second: float | None
+    optimizer_flops: float
+    optimizer_bytes: float
+    optimizer_sent: float
+    optimizer_share: float | None
+    seconds_to_compile: float
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the device has the memory; None where that is not known."""
+        if self.memory_bytes is None:
+            return None
+        return self.total_bytes <= self.memory_bytes
+
+
+def devices_of(topology: str) -> tuple[list[Any], Chip | None]:
+    """The devices of a slice such as ``v5e:4x4``, or of ``cpu:8``.
+
+    Raises:
+      InputError: a name that is not known, or what compiles for it is not installed.
+    """
+    name, _, shape = topology.partition(":")
+    if name == "cpu" and shape.isdigit():
+        return _host_devices(topology, int(shape)), None
+    if name not in TPUS or not shape:
+        raise InputError(
+            f"--topology {topology!r}: must be cpu:N or one of "
+            f"{', '.join(TPUS)} with its shape, such as v5e:4x4"
+        )
+    from jax.experimental import topologies
+
+    # There is no slice to ask for its place in the world.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", topology.replace(":", "-"))
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # whatever the plugin raises
+        line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise InputError(
+            f"--topology {topology!r}: cannot be compiled for here: {line}; it needs "
+            "python -m pip install -e '.[tpu-plan]'"
+        ) from error
+    return list(found.devices), TPUS[name]
+
+
+def _host_devices(topology: str, count: int) -> list[Any]:
+    # Devices that are made already stay as they are: there may be enough.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+    devices = jax.devices("cpu")
+    if not 0 < count <= len(devices):
+        raise InputError(
+            f"--topology {topology!r}: this process has {len(devices)} CPU devices"
+        )
+    return devices[:count]
+
+
+def plan(config: Config, topology: str) -> Plan:
+    """Compiles the step of a run for a topology.
+
+    Raises:
+      InputError: as :func:`devices_of`, or a mesh, a batch or an attention that the
+        devices do not allow.
+    """
+    devices, chip = devices_of(topology)
+    mesh = make_mesh(config.mesh, devices)
+    check_batch(config, mesh)
+    config = resolve_attention(config, devices[0].platform, probe=False)
+    tx = build_optimizer(
+        config.optimizer,
+        config.schedule,
+        config.train.steps,
+        stacked=config.model.scan,
+    )
+    with jax.set_mesh(mesh):
+        shardings = state_sharding(config, tx, mesh)
+        shapes = placed(abstract_state(config, tx), shardings)
+        begun = time.perf_counter()
+        step = _compile_step(config, tx, shapes, shardings, mesh)
+        seconds = time.perf_counter() - begun
+        update = _compile_update(tx, shapes, shardings, config)
+    return _read(config, topology, mesh, chip, shapes, shardings, step, update, seconds)
+
+
+def _compile_step(
+    config: Config,
+    tx: optax.GradientTransformation,
+    shapes: TrainState,
+    shardings: TrainState,
+    mesh: jax.sharding.Mesh,
+) -> Any:
+    tokens = jax.ShapeDtypeStruct(
+        (*config.batch_shape, config.data.context + 1),
+        jnp.int32,
+        sharding=batch_sharding(mesh),
+    )
+    upcoming = tokens if "stale_grads" in config.optimizer.needs else None
+    step = make_train_step(config, tx, shardings)
+    return step.lower(shapes, tokens, upcoming).compile()
+
+
+def _compile_update(
+    tx: optax.GradientTransformation,
+    shapes: TrainState,
+    shardings: TrainState,
+    config: Config,
+) -> Any:
+    def update(optimizer, params, grads, stale):
+        extra = {} if stale is None else {"stale_grads": stale}
+        updates, optimizer = tx.update(grads, optimizer, params, **extra)
+        return optimizer, optax.apply_updates(params, updates)
+
+    compiled = jax.jit(
+        update,
+        donate_argnums=(0, 1),
+        out_shardings=(shardings.optimizer, shardings.params),
+    )
+    grads = shapes.params
+    return compiled.lower(
+        shapes.optimizer, shapes.params, grads, shapes.stale_grads
+    ).compile()
+
+
+def _read(
+    config: Config,
+    topology: str,
+    mesh: jax.sharding.Mesh,
+    chip: Chip | None,
+    shapes: TrainState,
+    shardings: TrainState,
+    step: Any,
+    update: Any,
+    seconds: float,
+) -> Plan:
+    memory, cost = step.memory_analysis(), _cost(step)
+    found = hlo.collectives(step.as_text())
+    sent = Counter()
+    count = Counter()
+    for one in found:
+        sent[one.kind] += one.sent
+        count[one.kind] += one.times
+    work = flops.per_token(config.model, config.data.context) * config.tokens_per_step
+    work /= mesh.size
+    alone = _cost(update)
+    alone_sent = sum(one.sent for one in hlo.collectives(update.as_text()))
+    roofline = chip and _roofline(chip, work, cost["bytes"], sum(sent.values()))
+    alone_time = chip and _roofline(chip, alone["flops"], alone["bytes"], alone_sent)
+    return Plan(
+        optimizer=config.optimizer.rule.name,
+        topology=topology,
+        mesh=dict(mesh.shape),
+        parameters=sum(math.prod(p.shape) for p in jax.tree.leaves(shapes.params)),
+        parameter_bytes=bytes_per_device(shapes.params, shardings.params),
+        state_bytes=bytes_per_device(shapes.optimizer, shardings.optimizer)
+        + bytes_per_device(shapes.stale_grads, shardings.stale_grads),
+        gradient_bytes=bytes_per_device(shapes.params, shardings.params),
+        temporary_bytes=memory.temp_size_in_bytes,
+        total_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.generated_code_size_in_bytes,
+        memory_bytes=chip and chip.memory,
+        flops=work,
+        bytes_moved=cost["bytes"],
+        sent_bytes=dict(sent),
+        collectives=dict(count),
+        roofline=roofline,
+        tokens_per_second=roofline and config.tokens_per_step / roofline,
+        optimizer_flops=alone["flops"],
+        optimizer_bytes=alone["bytes"],
+        optimizer_sent=alone_sent,
+        optimizer_share=roofline and alone_time / roofline,
+        seconds_to_compile=round(seconds, 1),
+    )
+
+
+def _cost(compiled: Any) -> dict[str, float]:
+    analysis = compiled.cost_analysis() or {}
+    return {
+        "flops": float(analysis.get("flops", np.nan)),
+        "bytes": float(analysis.get("bytes accessed", np.nan)),
+    }
+
+
+def _roofline(chip: Chip, work: float, moved: float, sent: float) -> float:
+    """The least time: each part at full speed, all at once."""
+    return max(work / chip.flops, moved / chip.bandwidth, sent / chip.link)

@@ -1,0 +1,127 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from training.small import config, write_corpus
+
+from optimx.bench import minimal
+from optimx.bench.train_command import as_markdown, bench_train, show
+from optimx.bench.train_cost import BY_HAND, SGD, measure_training
+from optimx.training import flops
+from optimx.training.chips import chip_of
+from optimx.training.errors import InputError
+from optimx.training.optimizer import build_optimizer
+from optimx.training.state import init_state
+from optimx.training.step import make_train_step
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch, tmp_path_factory):
+    """A cache of its own, one device, and Flax's promotions."""
+    monkeypatch.setenv("OPTIMX_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *backend: first)
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def test_the_minimal_step_is_the_trainers(corpus):
+    chosen = config(corpus, model__layers=2, train__clip_norm=0.0)
+    tx = build_optimizer(chosen.optimizer, chosen.schedule, chosen.train.steps)
+    rng = np.random.default_rng(0)
+    batches = rng.integers(0, 300, (4, 1, 4, 17)).astype(np.int32)
+    state = init_state(chosen, tx)
+    params, kept = jax.tree.map(np.asarray, (state.params, state.optimizer))
+    step, by_hand = make_train_step(chosen, tx), minimal.make_step(chosen.model, tx)
+    for batch in batches:
+        state, metrics = step(state, batch, None)
+        params, kept, loss = by_hand(params, kept, batch[0])
+        np.testing.assert_allclose(loss, metrics["loss"], rtol=1e-5)
+    # Moments of gradients near zero turn rounding into steps: a few of these.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, state.params
+    )
+
+
+def test_a_report(corpus, tmp_path):
+    chosen = [config(corpus, optimizer__name=name) for name in ("mars_adamw", "lion")]
+    heard = []
+    report = measure_training(
+        chosen, steps=2, rounds=2, by_hand=True, notice=heard.append
+    )
+    rows = {row.name: row for row in report.rows}
+    assert list(rows) == [SGD, "mars_adamw", "lion", BY_HAND]
+    assert heard[-1] == "round 2 of 2"
+    for row in rows.values():
+        assert len(row.seconds) == 2
+        assert row.tokens_per_second == pytest.approx(64 / row.median)
+        assert row.utilization is None  # of a CPU nobody states it
+        assert row.compile_seconds > 0
+        assert row.input_wait is not None
+    assert rows[SGD].optimizer_share is None
+    assert rows["lion"].optimizer_share < 1
+    kept = json.loads(report.as_json())
+    assert kept["tokens_per_step"] == 64
+    assert [row["name"] for row in kept["rows"]] == list(rows)
+    table = as_markdown(report).splitlines()
+    assert table[2].count("|") == table[4].count("|") == 10
+    console = Console(record=True, width=100)
+    show(report, console)
+    assert "A step of 64 tokens, float32, context 16, attention xla" in (
+        console.export_text()
+    )
+
+
+def test_operations_of_gpt2_small():
+    """FACTS of published throughputs: 855M for each token, at 1,024 of context."""
+    from optimx.training.sections import Model, resolve_model
+
+    small = resolve_model(Model(preset="small"))
+    assert flops.per_token(small, 1024) == pytest.approx(855e6, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v6 lite", "v6e"),
+        ("TPU v4", "v4"),
+    ],
+)
+def test_chips_are_known_by_what_jax_calls_them(kind, name):
+    assert chip_of(kind).name == name
+
+
+def test_other_devices_have_no_peak():
+    assert chip_of("cpu") is None
+    assert chip_of("TPU v9") is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides", "message"),
+    [
+        ({"steps": 0}, [], "--steps 0: must be at least 1"),
+        ({"rounds": 0}, [], "--rounds 0: must be at least 1"),
+        ({"only": ["adam"]}, [], "optimizer.name = 'adam': no such optimizer"),
+        ({}, [("train.precision", "bfloat16")], "--by-hand: .* is bfloat16"),
+        (
+            {},
+            [("optimizer.name", "mars_adamw_exact")],
+            "--by-hand: .* mars_adamw_exact",
+        ),
+    ],
+)
+def test_words_that_measure_nothing(changed, overrides, message):
+    usual = {"only": [], "steps": 1, "rounds": 1, "by_hand": True}
+    with pytest.raises(InputError, match=message):
+        bench_train(None, overrides, **usual | changed, out=None, markdown=False)
