@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import math
 import os
 import time
@@ -104,20 +105,23 @@ def devices_of(topology: str) -> tuple[list[Any], Chip | None]:
             f"--topology {topology!r}: must be cpu:N or one of "
             f"{', '.join(TPUS)} with its shape, such as v5e:4x4"
         )
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            f"--topology {topology!r}: libtpu is not installed, which compiles for it: "
+            "python -m pip install -e '.[tpu-plan]'"
+        )
     from jax.experimental import topologies
 
-    # There is no slice to ask for its place in the world.
+    # There is no slice to ask for its place in the world, nor one to fight over.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", topology.replace(":", "-"))
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     except Exception as error:  # whatever the plugin raises
-        line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise InputError(
-            f"--topology {topology!r}: cannot be compiled for here: {line}; it needs "
-            "python -m pip install -e '.[tpu-plan]'"
-        ) from error
+        line = next(iter(str(error).strip().splitlines()), repr(error))
+        raise InputError(f"--topology {topology!r}: {line}") from error
     return list(found.devices), TPUS[name]
 
 
