@@ -159,7 +159,7 @@ def together(*arguments):
         assert process.returncode == 0, err
     # All but what the library that connects them says of itself.
     return [
-        [line for line in out.splitlines() if line and not line.startswith("[Gloo]")]
+        [line for line in out.splitlines() if line and "peer ranks" not in line]
         for out, _ in said
     ]
 
