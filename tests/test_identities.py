@@ -683,10 +683,11 @@ def test_per_layer_is_the_inner_one_on_each_layer(name, seed):
 @for_few
 @hypothesis.given(seed=seeds)
 def test_as_matrices_is_reshaping_by_hand(name, seed):
+    # Matrices nearly square: a gradient without a direction says nothing of its basis.
     shapes = {
-        "query": (4, 2, 3),
-        "output": (2, 3, 4),
-        "convolution": (2, 3, 4, 5),
+        "query": (4, 2, 2),
+        "output": (2, 2, 4),
+        "convolution": (2, 3, 2, 5),
         "bias": (2, 3),
     }
     params, gradients, stale = draw(seed, shapes)
@@ -702,10 +703,10 @@ def test_as_matrices_is_reshaping_by_hand(name, seed):
 
     def by_hand(tree, lead):
         return {
-            "query": tree["query"].reshape(*lead, 1, 4, 6),
-            "output": jnp.moveaxis(tree["output"], -1, -3).reshape(*lead, 1, 4, 6),
+            "query": tree["query"].reshape(*lead, 1, 4, 4),
+            "output": jnp.moveaxis(tree["output"], -1, -3).reshape(*lead, 1, 4, 4),
             "convolution": jnp.moveaxis(tree["convolution"], -3, -4).reshape(
-                *lead, 3, 8, 5
+                *lead, 3, 4, 5
             ),
             "bias": tree["bias"],
         }
@@ -718,7 +719,8 @@ def test_as_matrices_is_reshaping_by_hand(name, seed):
         stale_grads=by_hand(stale, (STEPS,)),
     )
     assert {k: v.shape[1:] for k, v in ours.items()} == shapes
-    close(jax.tree.map(np.asarray, by_hand(ours, (STEPS,))), expected)
+    ours = jax.tree.map(np.asarray, by_hand(ours, (STEPS,)))
+    close(ours, expected, rounding(name))
 
 
 @each_optimizer
@@ -737,7 +739,7 @@ def test_matrices_only_splits_a_tree_in_two(name, seed):
     for tx, half in ((inner, ("kernel", "stack")), (otherwise, ("scalar", "bias"))):
         few = [{k: t[k] for k in half} for t in (params, gradients, stale)]
         expected = runs.outputs(tx, *few[:2], stale_grads=few[2])
-        close({k: ours[k] for k in half}, expected)
+        close({k: ours[k] for k in half}, expected, rounding(name))
 
 
 @for_few
