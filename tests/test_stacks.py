@@ -191,8 +191,11 @@ def test_it_is_the_same_as_without_stacks():
     plain = optimx.ema(0.9)
     ours = runs.outputs(optimx.in_stacks(plain), runs.as_tree(tree, "float32"), grads)
     theirs = runs.outputs(plain, runs.as_tree(tree, "float32"), grads)
-    # The same operations on the same numbers.
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    # The same operations on numbers of up to 4, compiled apart: where a product is
+    # contracted into a sum there is one rounding, 2e-7 of these, instead of two.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), ours, theirs
+    )
 
 
 def test_shapes_alone_are_enough_to_init():
