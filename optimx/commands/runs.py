@@ -130,8 +130,6 @@ def _plan(options: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def _list(options: argparse.Namespace, overrides: Overrides) -> None:
-    from rich.console import Console
-
     from optimx.training.listing import show_list
 
-    show_list(Console(highlight=False))
+    show_list()

@@ -26,8 +26,9 @@ def state_bytes_per_parameter(name: str, params: model.Params) -> float:
     return size / sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def show_list(console: Console) -> None:
-    """Prints the optimizers and the presets."""
+def show_list(console: Console | None = None) -> None:
+    """Prints the optimizers and the presets, on standard output if nowhere else."""
+    console = console or Console(highlight=False)
     small = model.parameter_shapes(resolve_model(Model(preset="small")))
     table = Table(title="Optimizers", title_justify="left", box=None, pad_edge=False)
     for heading, justify in (
