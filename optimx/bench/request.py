@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from optimx.bench.contenders import chosen
-from optimx.training import model
 from optimx.training.errors import InputError, nearest
+from optimx.training.network import model
 from optimx.training.sections import PRESETS, Model, resolve_model
 from optimx.typing import PyTree
 

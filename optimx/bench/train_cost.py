@@ -18,14 +18,14 @@ import optax
 
 from optimx.bench import minimal
 from optimx.bench.update_cost import device_name
-from optimx.training import flops
-from optimx.training.attention import resolve_attention
-from optimx.training.chips import chip_of
 from optimx.training.config import Config
 from optimx.training.data import load_dataset
-from optimx.training.feed import Feed
-from optimx.training.mesh import check_batch, make_mesh, placed, state_sharding
+from optimx.training.network import flops
+from optimx.training.network.attention import resolve_attention
 from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel.feed import Feed
+from optimx.training.parallel.mesh import check_batch, make_mesh, placed, state_sharding
+from optimx.training.planning.chips import chip_of
 from optimx.training.state import abstract_state, init_state
 from optimx.training.step import make_train_step
 

@@ -104,7 +104,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> None:
 
 
 def _join(options: argparse.Namespace) -> None:
-    from optimx.training.processes import Processes, join
+    from optimx.training.parallel.processes import Processes, join
 
     join(
         Processes(
@@ -117,7 +117,7 @@ def _join(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace, overrides: Overrides) -> None:
-    from optimx.training.plan_report import plans, show_plans
+    from optimx.training.planning.report import plans, show_plans
 
     wanted = plans(
         options.config,

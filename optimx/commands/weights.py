@@ -42,10 +42,10 @@ def _sample(options: argparse.Namespace, overrides: Overrides) -> None:
     if options.prompt is None and options.prompt_file is None:
         raise UsageError("required: --prompt TEXT or --prompt-file FILE")
     from optimx.training import compilation
+    from optimx.training.checkpoints.trained import read_trained
     from optimx.training.data import load_tokenizer
     from optimx.training.folder import RunFolder
     from optimx.training.sample import sample
-    from optimx.training.trained import read_trained
 
     folder = RunFolder(options.folder)
     folder.require()

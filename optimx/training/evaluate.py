@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optimx.training import model
 from optimx.training.config import Config
-from optimx.training.model import Params
+from optimx.training.network import model
+from optimx.training.network.model import Params
 
 
 def make_evaluate(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from optimx.training.checkpoints.manifest import write_text
 from optimx.training.errors import InputError
-from optimx.training.manifest import write_text
 
 
 class RunFolder:

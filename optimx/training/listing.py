@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from optimx import registry
-from optimx.training import model
+from optimx.training.network import model
 from optimx.training.optimizer import resolve_optimizer, transformation
 from optimx.training.sections import PRESETS, Model, resolve_model
 from optimx.training.settings import Setting

@@ -12,8 +12,14 @@ import jax
 import optax
 from rich.console import Console
 
-from optimx.training.attention import resolve_attention
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
+from optimx.training.checkpoints.initial import (
+    check_initial_params,
+    check_initial_tokenizer,
+    initial_params,
+)
+from optimx.training.checkpoints.manifest import write_text
+from optimx.training.checkpoints.resumption import about, last_state
 from optimx.training.config import Config, dump_config, load_config
 from optimx.training.data import Dataset, check_sizes, load_dataset
 from optimx.training.errors import (
@@ -24,29 +30,23 @@ from optimx.training.errors import (
     unwritable,
 )
 from optimx.training.evaluate import make_evaluate
-from optimx.training.feed import Feed
 from optimx.training.folder import RunFolder
-from optimx.training.initial import (
-    check_initial_params,
-    check_initial_tokenizer,
-    initial_params,
-)
 from optimx.training.interrupt import StopRequest, stop_on_signals
-from optimx.training.manifest import write_text
-from optimx.training.mesh import (
+from optimx.training.network.attention import resolve_attention
+from optimx.training.network.model import Params, parameter_count
+from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel.feed import Feed
+from optimx.training.parallel.mesh import (
     check_batch,
     describe,
     make_mesh,
     placed,
     state_sharding,
 )
-from optimx.training.model import Params, parameter_count
-from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel.processes import any_says, is_first, whole
 from optimx.training.plot import plot_losses
-from optimx.training.processes import any_says, is_first, whole
 from optimx.training.recorder import REMEDY, Recorder
 from optimx.training.report import Report
-from optimx.training.resumption import about, last_state
 from optimx.training.sample import sample
 from optimx.training.state import TrainState, abstract_state, all_finite, init_state
 from optimx.training.step import TrainStep, make_train_step

@@ -17,7 +17,7 @@ from optimx.schedules import (
     warmup_stable_decay,
 )
 from optimx.training.errors import InputError, nearest
-from optimx.training.layers import each_layer
+from optimx.training.network.layers import each_layer
 from optimx.training.sections import Schedule
 from optimx.training.settings import Setting
 from optimx.wrappers.matrices import matrices_only

@@ -17,12 +17,12 @@ import jax
 
 from optimx.training.config import load_config
 from optimx.training.data import load_dataset
-from optimx.training.feed import Feed
 from optimx.training.folder import RunFolder
 from optimx.training.interrupt import StopRequest
 from optimx.training.loop import run_steps
-from optimx.training.mesh import make_mesh
 from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel.feed import Feed
+from optimx.training.parallel.mesh import make_mesh
 from optimx.training.recorder import Recorder
 from optimx.training.report import Report
 from optimx.training.state import init_state

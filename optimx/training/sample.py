@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from optimx.training import model
 from optimx.training.data import END_OF_TEXT, check_vocabulary
 from optimx.training.errors import InputError
-from optimx.training.model import Cache, Params
+from optimx.training.network import model
+from optimx.training.network.model import Cache, Params
 from optimx.training.sections import Model
 
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx.training import model
 from optimx.training.config import Config
-from optimx.training.model import Params
+from optimx.training.network import model
+from optimx.training.network.model import Params
 
 
 @jax.tree_util.register_dataclass

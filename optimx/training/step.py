@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optimx.training import model
 from optimx.training.config import Config
-from optimx.training.model import Params
+from optimx.training.network import model
+from optimx.training.network.model import Params
 from optimx.training.optimizer import learning_rate_schedule
 from optimx.training.state import TrainState
 from optimx.transforms.gradient_difference import value_and_stale_grad

@@ -9,10 +9,10 @@ from training.small import config, write_corpus
 from optimx.bench import minimal
 from optimx.bench.train_command import as_markdown, bench_train, show
 from optimx.bench.train_cost import BY_HAND, SGD, measure_training
-from optimx.training import flops
-from optimx.training.chips import chip_of
 from optimx.training.errors import InputError
+from optimx.training.network import flops
 from optimx.training.optimizer import build_optimizer
+from optimx.training.planning.chips import chip_of
 from optimx.training.state import init_state
 from optimx.training.step import make_train_step
 

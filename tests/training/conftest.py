@@ -4,8 +4,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from optimx.training import model
 from optimx.training.compilation import use_compilation_cache
+from optimx.training.network import model
 from training.small import faulty, write_corpus
 
 collect_ignore = ["fixtures/make_gpt2.py"]  # a script, which needs torch
@@ -35,7 +35,9 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def faults(monkeypatch):
     """Makes batches that begin as `small.BAD_LOSS` and `small.BAD_GRAD` fail."""
-    monkeypatch.setattr("optimx.training.model.mean_loss", faulty(model.mean_loss))
+    monkeypatch.setattr(
+        "optimx.training.network.model.mean_loss", faulty(model.mean_loss)
+    )
 
 
 @pytest.fixture(autouse=True)

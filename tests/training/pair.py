@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from optimx.training.processes import Processes, join
+from optimx.training.parallel.processes import Processes, join
 
 if __name__ == "__main__":
     port, index, corpus = sys.argv[1:]

@@ -2,10 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optimx.training import model
 from optimx.training.data import validation_batches
 from optimx.training.evaluate import make_evaluate
-from optimx.training.model import mean_loss
+from optimx.training.network import model
+from optimx.training.network.model import mean_loss
 from training.small import config
 
 

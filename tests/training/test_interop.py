@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.flax import save_file as save_any
 from safetensors.numpy import load_file, save_file
 
-from optimx.training import model
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
+from optimx.training.checkpoints.resumption import about
 from optimx.training.config import dump_config, load_config
 from optimx.training.data import load_dataset, load_tokenizer, training_batch
 from optimx.training.data.tokenizer import train_tokenizer
@@ -23,13 +23,13 @@ from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
 from optimx.training.interop import export_gpt2, import_gpt2
 from optimx.training.loop import resume, train
-from optimx.training.model import mean_loss
+from optimx.training.network import model
+from optimx.training.network.model import mean_loss
 from optimx.training.optimizer import build_optimizer
-from optimx.training.resumption import about
 from optimx.training.sections import Model
 from optimx.training.state import abstract_state, init_state
+from training.network.test_model import jittered
 from training.small import config
-from training.test_model import jittered
 
 THEIRS = Path(__file__).parent / "fixtures" / "gpt2"
 WEIGHTS = "model.safetensors"

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from optimx.training import model
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import load_config
+from optimx.training.network import model
 from training.small import words
 
 ROOT = Path(__file__).parents[2]

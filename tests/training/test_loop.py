@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from optimx.training import feed
 from optimx.training import recorder as recorder_module
 from optimx.training import report as report_module
 from optimx.training.config import load_config
@@ -20,6 +19,7 @@ from optimx.training.errors import (
 )
 from optimx.training.folder import RunFolder
 from optimx.training.loop import resume, train
+from optimx.training.parallel import feed
 from training.small import BAD_GRAD, BAD_LOSS, config, settings, write_corpus
 
 CLOCKS = ("tokens_per_second",)

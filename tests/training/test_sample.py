@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optimx.training import model
 from optimx.training.data.tokenizer import train_tokenizer
 from optimx.training.errors import InputError
+from optimx.training.network import model
 from optimx.training.sample import sample
 from optimx.training.sections import Model, resolve_model
 

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from optimx.training import model
-from optimx.training.model import mean_loss
+from optimx.training.network import model
+from optimx.training.network.model import mean_loss
 from optimx.training.optimizer import build_optimizer, learning_rate_schedule
 from optimx.training.state import init_state
 from optimx.training.step import clip_by_global_norm, make_train_step

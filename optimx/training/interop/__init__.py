@@ -8,7 +8,9 @@ from typing import Any
 
 from safetensors.numpy import save_file
 
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
+from optimx.training.checkpoints.resumption import about
+from optimx.training.checkpoints.trained import read_trained
 from optimx.training.config import dump_config, load_config
 from optimx.training.data import END_OF_TEXT, load_tokenizer
 from optimx.training.errors import InputError
@@ -18,10 +20,8 @@ from optimx.training.interop.names import to_params, to_tensors
 from optimx.training.interop.vocabulary import describe_tokenizer, read_tokenizer
 from optimx.training.interop.weights import WEIGHTS, read_tensors
 from optimx.training.optimizer import build_optimizer
-from optimx.training.resumption import about
 from optimx.training.sections import Data, resolve_data
 from optimx.training.state import init_state
-from optimx.training.trained import read_trained
 
 
 def import_gpt2(source: Path, out: Path) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from optimx.training.errors import InputError, some
-from optimx.training.model import Params, parameter_shapes
+from optimx.training.network.model import Params, parameter_shapes
 from optimx.training.sections import Model
 
 PREFIX = "transformer."

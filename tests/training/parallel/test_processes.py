@@ -1,7 +1,7 @@
 import pytest
 
 from optimx.training.errors import InputError
-from optimx.training.processes import Processes, any_says, is_first, join
+from optimx.training.parallel.processes import Processes, any_says, is_first, join
 
 
 @pytest.mark.parametrize(

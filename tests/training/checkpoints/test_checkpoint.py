@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import optimx
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.errors import InputError, StorageError
 from optimx.training.optimizer import build_optimizer
 from optimx.training.state import abstract_state, init_state
@@ -245,7 +245,7 @@ def test_what_the_background_cannot_write_is_said_at_the_next_save(
 
     with Checkpoints(tmp_path, keep=1) as saved:
         saved.save(1, state)
-    monkeypatch.setattr("optimx.training.manifest.Manifests.write", fail)
+    monkeypatch.setattr("optimx.training.checkpoints.manifest.Manifests.write", fail)
 
     def save():
         with Checkpoints(tmp_path, keep=1) as saved:

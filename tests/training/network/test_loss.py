@@ -6,8 +6,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from optimx.training import loss, sections
-from optimx.training.mesh import make_mesh
+from optimx.training import sections
+from optimx.training.network import loss
+from optimx.training.parallel.mesh import make_mesh
 
 B, L, D, V = 8, 12, 6, 40
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
+from optimx.training.checkpoints.origin import changed_keys, require_data
 from optimx.training.config import Config, dump_config
-from optimx.training.origin import changed_keys, require_data
 from optimx.training.state import TrainState
 
 

@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from optimx.training import mesh as meshes
-from optimx.training import model, sections
+from optimx.training import sections
 from optimx.training.errors import InputError
+from optimx.training.network import model
 from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel import mesh as meshes
 from optimx.training.state import abstract_state, init_state
 from training.small import config
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from optimx.training import loss
-from optimx.training.attention import attend
+from optimx.training.network import loss
+from optimx.training.network.attention import attend
 from optimx.training.sections import Model
 
 Params = dict[str, Any]

@@ -1,6 +1,6 @@
 """Arithmetic of a training step, counted from the model's sizes."""
 
-from optimx.training.model import parameter_count
+from optimx.training.network.model import parameter_count
 from optimx.training.sections import Model
 
 

@@ -5,8 +5,8 @@ import numpy as np
 
 from optimx.training.config import Config
 from optimx.training.data import Dataset, training_batch, validation_batches
-from optimx.training.mesh import batch_sharding
-from optimx.training.processes import place
+from optimx.training.parallel.mesh import batch_sharding
+from optimx.training.parallel.processes import place
 
 
 class Feed:

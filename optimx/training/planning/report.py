@@ -13,8 +13,8 @@ from rich.table import Table
 from optimx.training.config import Config, load_config
 from optimx.training.errors import InputError
 from optimx.training.files import require_writable
-from optimx.training.mesh import AXES
-from optimx.training.plan import Plan, devices_of, plan
+from optimx.training.parallel.mesh import AXES
+from optimx.training.planning.plan import Plan, devices_of, plan
 
 WIDTH = 118
 

@@ -5,10 +5,10 @@ import json
 import jax
 import pytest
 
-from optimx.training import plan as plans
-from optimx.training import plan_report
 from optimx.training.errors import InputError
-from optimx.training.model import parameter_count
+from optimx.training.network.model import parameter_count
+from optimx.training.planning import plan as plans
+from optimx.training.planning import report
 from training.small import config
 
 
@@ -83,30 +83,30 @@ def test_topologies_that_there_are_not(corpus, topology, message):
 
 
 def test_meshes_are_read():
-    assert plan_report.read_mesh("data=4, fsdp=2") == [
+    assert report.read_mesh("data=4, fsdp=2") == [
         ("mesh.data", "4"),
         ("mesh.fsdp", "2"),
         ("mesh.tensor", "1"),
     ]
     with pytest.raises(InputError, match="--mesh 'model=2': must be AXIS=DEVICES"):
-        plan_report.read_mesh("model=2")
+        report.read_mesh("model=2")
     with pytest.raises(InputError, match="--mesh 'data=two': must be"):
-        plan_report.read_mesh("data=two")
+        report.read_mesh("data=two")
 
 
 def test_a_table_and_a_file(corpus, tmp_path, capsys):
     run = chosen(corpus, mesh__data=2, mesh__fsdp=2)
     out = tmp_path / "plan.json"
-    plan_report.show_plans([(run, "cpu:4")], out, False)
+    report.show_plans([(run, "cpu:4")], out, False)
     shown = capsys.readouterr()
     assert "cpu:4, 4 devices, 0.0M parameters" in shown.out
     assert "data=2,fsdp=2" in shown.out
     assert "mars_adamw sends: " in shown.out
-    assert max(map(len, shown.out.splitlines()[:4])) <= plan_report.WIDTH
+    assert max(map(len, shown.out.splitlines()[:4])) <= report.WIDTH
     (kept,) = json.loads(out.read_text())["plans"]
     assert kept["optimizer"] == "mars_adamw"
     assert kept["fits"] is None
-    plan_report.show_plans([(run, "cpu:4")], None, True)
+    report.show_plans([(run, "cpu:4")], None, True)
     table = capsys.readouterr().out.splitlines()
     assert table[2].startswith("| optimizer | mesh | par. GB |")
     assert table[4].count("|") == table[2].count("|")

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from optimx.training.checkpoints.manifest import Manifests
+from optimx.training.checkpoints.origin import leaves_of, require_leaves
+from optimx.training.checkpoints.refit import as_saved, fitted
 from optimx.training.errors import InputError, StorageError
-from optimx.training.manifest import Manifests
-from optimx.training.model import Params
-from optimx.training.origin import leaves_of, require_leaves
-from optimx.training.refit import as_saved, fitted
+from optimx.training.network.model import Params
 from optimx.training.state import TrainState
 
 _PARAMS, _REST, _ABOUT = "params", "rest", "about"

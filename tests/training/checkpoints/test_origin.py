@@ -1,13 +1,13 @@
 import jax.numpy as jnp
 import pytest
 
-from optimx.training.errors import InputError
-from optimx.training.origin import (
+from optimx.training.checkpoints.origin import (
     changed_keys,
     leaves_of,
     require_data,
     require_leaves,
 )
+from optimx.training.errors import InputError
 
 STATE = {"params": {"w": jnp.zeros([2, 3])}, "count": jnp.zeros([], jnp.int32)}
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optimx.training import model
-from optimx.training.layers import apart, together
+from optimx.training.network import model
+from optimx.training.network.layers import apart, together
 from optimx.training.optimizer import build_optimizer
 from training.small import config
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import jax
 from tokenizers import Tokenizer
 
-from optimx.training import model
+from optimx.training.checkpoints.origin import leaves_of, require_leaves
+from optimx.training.checkpoints.trained import read_trained, unscanned
 from optimx.training.config import Config, load_config
 from optimx.training.data import load_tokenizer
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
-from optimx.training.layers import together
-from optimx.training.model import Params
-from optimx.training.origin import leaves_of, require_leaves
-from optimx.training.trained import read_trained, unscanned
+from optimx.training.network import model
+from optimx.training.network.layers import together
+from optimx.training.network.model import Params
 
 
 def initial_params(config: Config, shardings: Params | None = None) -> Params | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles.gpt2 import gpt2
 
-from optimx.training import model
+from optimx.training.network import model
 from optimx.training.sections import PRESETS, Model, resolve_model
 
 SMALL = resolve_model(Model(layers=3, heads=2, width=16, context=12, vocab=300))

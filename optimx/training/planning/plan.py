@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optimx.training import flops, hlo
-from optimx.training.attention import resolve_attention
-from optimx.training.chips import TPUS, Chip
 from optimx.training.config import Config
 from optimx.training.errors import InputError
-from optimx.training.mesh import (
+from optimx.training.network import flops
+from optimx.training.network.attention import resolve_attention
+from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel.mesh import (
     batch_sharding,
     bytes_per_device,
     check_batch,
@@ -27,7 +27,8 @@ from optimx.training.mesh import (
     placed,
     state_sharding,
 )
-from optimx.training.optimizer import build_optimizer
+from optimx.training.planning import hlo
+from optimx.training.planning.chips import TPUS, Chip
 from optimx.training.state import TrainState, abstract_state
 from optimx.training.step import make_train_step
 

@@ -18,9 +18,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from optimx.sharding import state_shardings
-from optimx.training import model, sections
+from optimx.training import sections
 from optimx.training.config import Config
 from optimx.training.errors import InputError
+from optimx.training.network import model
 from optimx.training.state import TrainState, abstract_state
 
 AXES = ("data", "fsdp", "tensor")

@@ -1,6 +1,6 @@
 import pytest
 
-from optimx.training.manifest import Manifests, write_text
+from optimx.training.checkpoints.manifest import Manifests, write_text
 
 
 @pytest.fixture

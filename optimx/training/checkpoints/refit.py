@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from optimx.training.origin import form_of
+from optimx.training.checkpoints.origin import form_of
 from optimx.training.state import TrainState
 
 

@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from optimx.training import model
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import load_config
 from optimx.training.folder import RunFolder
-from optimx.training.layers import apart
-from optimx.training.model import Params
+from optimx.training.network import model
+from optimx.training.network.layers import apart
+from optimx.training.network.model import Params
 from optimx.training.sections import Model
 
 

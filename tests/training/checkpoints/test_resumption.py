@@ -11,7 +11,7 @@ import tomli_w
 
 import optimx
 from optimx.training import loop
-from optimx.training.checkpoint import Checkpoints
+from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import load_config
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder

@@ -1,0 +1,1 @@
+"""Meshes, processes, and which part of a batch each of them reads."""

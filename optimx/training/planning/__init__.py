@@ -1,0 +1,1 @@
+"""What a step would cost on devices that are not there."""
