@@ -1,85 +1,77 @@
-"""What a compiled program says of itself: collectives and how often they run."""
+"""The text of a compiled program: its computations, and how often each runs."""
 
 import dataclasses
 import math
 import re
 from collections.abc import Iterator
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
-_BYTES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}
-_KINDS = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-permute",
-    "reduce-scatter",
-)
+_BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16}
+_BITS |= {"f16": 16, "bf16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64}
+_BITS |= {"u64": 64, "f64": 64, "c64": 64, "c128": 128, "token": 0}
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ([\w\-]+)\((.*)$")
-_SHAPE = re.compile(r"(\w+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(
+    r"^\s+(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) "
+    r"(?P<operation>[a-z][\w\-]*)\((?P<rest>.*)$"
+)
+_SHAPE = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(
-    r"(?:calls|to_apply|body|condition|(?:branch|called)_computations)="
+    r"(calls|to_apply|body|condition|(?:branch|called)_computations)="
     r"(?:\{([^}]*)\}|(%?[\w.\-]+))"
 )
+_OPERAND = re.compile(r"%([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
-_IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
-_MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Collective:
-    """An instruction by which devices exchange numbers.
+class Instruction:
+    """A line of a program.
 
     Attributes:
-      kind: such as ``all-reduce``.
-      size: bytes of its result on one device.
-      group: devices that take part together.
-      times: how often one run of the program executes it.
+      name: of its result.
+      result: the type of the result, an array or a tuple.
+      operation: such as ``fusion``.
+      rest: operands and attributes, as written.
+      is_root: whether its result is that of the computation.
     """
 
-    kind: str
-    size: int
-    group: int
-    times: int
+    name: str
+    result: str
+    operation: str
+    rest: str
+    is_root: bool
 
     @property
-    def sent(self) -> float:
-        """Bytes that a device sends in a run of the program, by ring algorithms."""
-        share = (self.group - 1) / self.group
-        factor = {
-            "all-gather": share,
-            "all-reduce": 2 * share,
-            "all-to-all": share,
-            "collective-permute": 1.0,
-            # The result is one part of what went in.
-            "reduce-scatter": self.group * share,
+    def operands(self) -> list[str]:
+        """Names of what it reads, in order."""
+        depth, end = 1, len(self.rest)
+        for at, letter in enumerate(self.rest):
+            depth += (letter in "({[") - (letter in ")}]")
+            if not depth:
+                end = at
+                break
+        return _OPERAND.findall(self.rest[:end])
+
+    @property
+    def called(self) -> dict[str, list[str]]:
+        """Names of computations that it runs, by the role they have in it."""
+        return {
+            role: [part.strip(" %") for part in (several or one).split(",")]
+            for role, several, one in _CALLED.findall(self.rest)
         }
-        return factor[self.kind] * self.size * self.times
+
+    @property
+    def trips(self) -> int:
+        """How often its body runs; once where the program does not say."""
+        known = _TRIPS.search(self.rest) if self.operation == "while" else None
+        return int(known[1]) if known else 1
 
 
-def collectives(text: str) -> list[Collective]:
-    """The collectives of a compiled program.
-
-    Args:
-      text: of the optimized module, as ``compiled.as_text()`` has it. A loop whose
-        number of rounds is not known counts as one round.
-    """
-    bodies, entry = _computations(text)
-    found = []
-    for name, times in _executions(bodies, entry):
-        for result, operation, rest in bodies[name]:
-            kind = operation.removesuffix("-start")
-            if kind in _KINDS and (group := _group(rest)) != 1:
-                size = _size(result, both=operation != kind and kind != "all-reduce")
-                found.append(Collective(kind, size, group or 2, times))
-    return found
+Computations = dict[str, list[Instruction]]
 
 
-def _computations(
-    text: str,
-) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
-    bodies: dict[str, list[tuple[str, str, str]]] = {}
+def computations(text: str) -> tuple[Computations, str]:
+    """The computations of an optimized module, and the name of its entry."""
+    bodies: Computations = {}
     name = entry = ""
     for line in text.splitlines():
         if opened := _COMPUTATION.match(line):
@@ -87,47 +79,61 @@ def _computations(
             bodies[name] = []
             entry = name if opened[1] else entry
         elif name and (parts := _INSTRUCTION.match(line)):
-            bodies[name].append((parts[1], parts[2], parts[3]))
+            bodies[name].append(
+                Instruction(
+                    parts["name"],
+                    parts["result"],
+                    parts["operation"],
+                    parts["rest"],
+                    parts["root"] is not None,
+                )
+            )
     return bodies, entry
 
 
-def _executions(bodies: dict, entry: str) -> Iterator[tuple[str, int]]:
-    """Every call of a computation, with how often it happens."""
+def executions(
+    bodies: Computations, entry: str, *, inside_fusions: bool = True
+) -> Iterator[tuple[str, int]]:
+    """Every call of a computation, with how often it happens.
+
+    Args:
+      bodies: of all computations.
+      entry: the name of the first.
+      inside_fusions: whether computations count that an instruction runs for each
+        element, in registers: those of fusions, reductions, sorts and the like.
+    """
     queue = [(entry, 1)]
     while queue:
         name, times = queue.pop()
         yield name, times
-        for _, operation, rest in bodies[name]:
-            trips = _TRIPS.search(rest) if operation == "while" else None
-            inner = times * int(trips[1]) if trips else times
-            for called in _CALLED.finditer(rest):
-                listed = (called[1] or called[2]).split(",")
-                names = (part.strip(" %") for part in listed)
-                queue += [(part, inner) for part in names if part in bodies]
+        for one in bodies[name]:
+            if not inside_fusions and one.operation not in _CONTROL:
+                continue
+            names = [name for names in one.called.values() for name in names]
+            queue += [(name, times * one.trips) for name in names if name in bodies]
 
 
-def _group(rest: str) -> int | None:
-    if listed := _GROUPS.search(rest):
-        return listed[1].count(",") + 1
-    if counted := _IOTA_GROUPS.search(rest):
-        return int(counted[2])
-    if named := _MESH_GROUPS.search(rest):
-        sizes = dict(axis.split("=") for axis in named[1].split(","))
-        return math.prod(int(sizes[axis.strip()]) for axis in named[2].split(","))
-    return None
+_CONTROL = ("while", "conditional", "call", "async-start")
 
 
-def _size(result: str, *, both: bool) -> int:
-    """Bytes of what comes out.
+def sizes(result: str, *, anywhere: bool = False) -> list[int]:
+    """Bytes of each array of a type; 0 outside the device's main memory.
 
     Args:
-      result: the type of the instruction, an array or a tuple.
-      both: whether the tuple shows what goes in first, and then what comes out, as
-        that of most instructions that start an exchange.
+      result: the type.
+      anywhere: whether arrays count that lie elsewhere, such as on the chip itself.
     """
-    sizes = [
-        _BYTES.get(kind, 4) * math.prod(int(n) for n in axes.split(",") if n)
-        for kind, axes in _SHAPE.findall(result)
-        if not (both and kind == "u32" and not axes)
+    return [
+        0 if "S(" in layout and not anywhere else _bytes(kind, axes)
+        for kind, axes, layout in _SHAPE.findall(result)
     ]
-    return sum(sizes[len(sizes) // 2 :] if both else sizes)
+
+
+def scalar_types(result: str) -> list[str]:
+    """The element type of each array of a type, empty where it has axes."""
+    return [kind if not axes else "" for kind, axes, _ in _SHAPE.findall(result)]
+
+
+def _bytes(kind: str, axes: str) -> int:
+    bits = _BITS.get(kind, 8 if kind.startswith("f8") else 32)
+    return bits * math.prod(int(n) for n in axes.split(",") if n) // 8

@@ -27,8 +27,9 @@ from optimx.training.parallel.mesh import (
     placed,
     state_sharding,
 )
-from optimx.training.planning import hlo
 from optimx.training.planning.chips import TPUS, Chip
+from optimx.training.planning.collectives import collectives
+from optimx.training.planning.traffic import bytes_moved
 from optimx.training.state import TrainState, abstract_state
 from optimx.training.step import make_train_step
 
@@ -49,7 +50,7 @@ class Plan:
       total_bytes: that the step needs, at its largest.
       memory_bytes: that the device has; None where that is not known.
       flops: of the model, on a device, by its sizes.
-      bytes_moved: between memory and arithmetic, as the compiler estimates them.
+      bytes_moved: between memory and arithmetic, by the compiled program.
       sent_bytes: to other devices, by kind of collective.
       collectives: how many of each kind run in a step.
       roofline: the longest of arithmetic, memory and communication, each at the most
@@ -215,19 +216,20 @@ def _read(
     update: Any,
     seconds: float,
 ) -> Plan:
-    memory, cost = step.memory_analysis(), _cost(step)
-    found = hlo.collectives(step.as_text())
+    memory = step.memory_analysis()
+    text, update_text = step.as_text(), update.as_text()
+    moved, alone_moved = bytes_moved(text), bytes_moved(update_text)
     sent = Counter()
     count = Counter()
-    for one in found:
+    for one in collectives(text):
         sent[one.kind] += one.sent
         count[one.kind] += one.times
     work = flops.per_token(config.model, config.data.context) * config.tokens_per_step
     work /= mesh.size
-    alone = _cost(update)
-    alone_sent = sum(one.sent for one in hlo.collectives(update.as_text()))
-    roofline = chip and _roofline(chip, work, cost["bytes"], sum(sent.values()))
-    alone_time = chip and _roofline(chip, alone["flops"], alone["bytes"], alone_sent)
+    alone_work = float((update.cost_analysis() or {}).get("flops", np.nan))
+    alone_sent = sum(one.sent for one in collectives(update_text))
+    roofline = chip and _roofline(chip, work, moved, sum(sent.values()))
+    alone_time = chip and _roofline(chip, alone_work, alone_moved, alone_sent)
     return Plan(
         optimizer=config.optimizer.rule.name,
         topology=topology,
@@ -245,25 +247,17 @@ def _read(
         + memory.generated_code_size_in_bytes,
         memory_bytes=chip and chip.memory,
         flops=work,
-        bytes_moved=cost["bytes"],
+        bytes_moved=moved,
         sent_bytes=dict(sent),
         collectives=dict(count),
         roofline=roofline,
         tokens_per_second=roofline and config.tokens_per_step / roofline,
-        optimizer_flops=alone["flops"],
-        optimizer_bytes=alone["bytes"],
+        optimizer_flops=alone_work,
+        optimizer_bytes=alone_moved,
         optimizer_sent=alone_sent,
         optimizer_share=roofline and alone_time / roofline,
         seconds_to_compile=round(seconds, 1),
     )
-
-
-def _cost(compiled: Any) -> dict[str, float]:
-    analysis = compiled.cost_analysis() or {}
-    return {
-        "flops": float(analysis.get("flops", np.nan)),
-        "bytes": float(analysis.get("bytes accessed", np.nan)),
-    }
 
 
 def _roofline(chip: Chip, work: float, moved: float, sent: float) -> float:

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from optimx.training.planning.hlo import Collective, collectives
+from optimx.training.planning.collectives import Collective, collectives
 
 TEXT = """\
 HloModule step
