@@ -2,12 +2,20 @@
 
 import itertools
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     flags = os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # What one test, worker or process has compiled, the next one loads: most of their
+    # time. The folder is gone with the process that made it; workers are told of it.
+    _cache = tempfile.TemporaryDirectory(prefix="optimx-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import jax
 import pytest

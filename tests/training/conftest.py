@@ -2,9 +2,7 @@
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
-from optimx.training.compilation import use_compilation_cache
 from optimx.training.network import model
 from training.small import faulty, write_corpus
 
@@ -13,18 +11,11 @@ collect_ignore = ["fixtures/make_gpt2.py"]  # a script, which needs torch
 
 @pytest.fixture(autouse=True, scope="package")
 def cache(tmp_path_factory):
-    """What one test has compiled, the next one loads: most of their time."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
+    """A cache folder of the tests' own."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("OPTIMX_CACHE", str(folder))
-        use_compilation_cache()
-        compilation_cache.reset_cache()  # JAX decides once whether it has one
         yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

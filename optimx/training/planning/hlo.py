@@ -59,12 +59,6 @@ class Instruction:
             for role, several, one in _CALLED.findall(self.rest)
         }
 
-    @property
-    def trips(self) -> int:
-        """How often its body runs; once where the program does not say."""
-        known = _TRIPS.search(self.rest) if self.operation == "while" else None
-        return int(known[1]) if known else 1
-
 
 Computations = dict[str, list[Instruction]]
 
@@ -110,7 +104,26 @@ def executions(
             if not inside_fusions and one.operation not in _CONTROL:
                 continue
             names = [name for names in one.called.values() for name in names]
-            queue += [(name, times * one.trips) for name in names if name in bodies]
+            inner = times * _trips(one, bodies)
+            queue += [(name, inner) for name in names if name in bodies]
+
+
+def _trips(one: Instruction, bodies: Computations) -> int:
+    """How often the body of a loop runs; once where the program does not say."""
+    if one.operation != "while":
+        return 1
+    if known := _TRIPS.search(one.rest):
+        return int(known[1])
+    # Loops of `scan` count from 0 in steps of 1 to the one number of their condition.
+    limits = [
+        int(number[1])
+        for name in one.called.get("condition", ())
+        for inner in bodies.get(name, ())
+        if inner.operation == "constant"
+        and inner.result.startswith(("s32[]", "u32[]", "s64[]"))
+        and (number := re.match(r"(\d+)\)", inner.rest))
+    ]
+    return limits[0] if len(limits) == 1 else 1
 
 
 _CONTROL = ("while", "conditional", "call", "async-start")

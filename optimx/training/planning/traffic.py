@@ -22,6 +22,7 @@ _FREE = (
     "conditional",
     "call",
     "iota",
+    "async-start",
 )
 _SLICES = ("dynamic-slice", "slice", "gather")
 
@@ -62,6 +63,8 @@ def _of_instruction(
         return 2 * read[1]
     if one.operation == "scatter":
         return 3 * read[-1]
+    if one.operation == "copy-start":
+        return sum(read) + sizes(one.result)[0]
     if one.operation.endswith("-start"):
         # The type of what is begun shows what goes in besides what comes out.
         return sum(read) + max(sizes(one.result), default=0)

@@ -43,6 +43,14 @@ def test_collectives_are_counted_as_often_as_they_run():
     ]
 
 
+def test_rounds_of_a_loop_are_read_from_its_condition_where_nothing_else_says_them():
+    text = TEXT.replace(', backend_config={"known_trip_count":{"n":"12"}}', "").replace(
+        "  ROOT %less", "  %n = s32[]{:T(128)} constant(7)\n  ROOT %less"
+    )
+    gathers = [one for one in collectives(text) if one.size == 2 * 8 * 64]
+    assert [one.times for one in gathers] == [7]
+
+
 @pytest.mark.parametrize(
     ("kind", "sent"),
     [
