@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
+from optimx import _checks, _order, _tree
 from optimx.typing import Count, Observe, ScalarOrSchedule
 
 
@@ -64,7 +64,7 @@ def stages(
             updates, new_state[name] = tx.update(
                 updates, state[name], params, **extra_args
             )
-        return updates, new_state
+        return updates, _order.settled(new_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -19,6 +19,8 @@ FLOORS = {
     "typing": -1,
     "_tree": 0,
     "_checks": 0,
+    "_order": 0,
+    "_recompute": 0,
     "linalg": 1,
     "partition": 1,
     "stacks": 1,

@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from optimx import _checks
+from optimx._recompute import recomputing
 from optimx.combine import precondition, residual, stages
 from optimx.transforms.decay import decay_weights
 from optimx.transforms.factored import scale_by_factored_rms
@@ -83,14 +84,16 @@ def came(
       Luo et al., *CAME: Confidence-guided Adaptive Memory Efficient Optimization*,
       2023, https://arxiv.org/abs/2307.02047, algorithm 2.
     """
-    return stages(
-        scale=scale_by_factored_rms(b2, eps=eps),
-        clip=optax.clip_by_block_rms(clip_threshold),
-        trust=precondition(
-            ema(b1, debias=False, accumulator_dtype=accumulator_dtype),
-            by=matrices_only(scale_by_factored_rms(b3, eps=confidence_eps)),
-            observe=residual,
-        ),
-        decay=decay_weights(weight_decay, mask),
-        rate=optax.scale_by_learning_rate(learning_rate),
+    return recomputing(
+        stages(
+            scale=scale_by_factored_rms(b2, eps=eps),
+            clip=optax.clip_by_block_rms(clip_threshold),
+            trust=precondition(
+                ema(b1, debias=False, accumulator_dtype=accumulator_dtype),
+                by=matrices_only(scale_by_factored_rms(b3, eps=confidence_eps)),
+                observe=residual,
+            ),
+            decay=decay_weights(weight_decay, mask),
+            rate=optax.scale_by_learning_rate(learning_rate),
+        )
     )

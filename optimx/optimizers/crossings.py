@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from optimx import _checks, _tree
+from optimx._recompute import recomputing
 from optimx.combine import mix, precondition, residual, stages
 from optimx.transforms.clipping import clip_by_block_norm
 from optimx.transforms.decay import decay_weights
@@ -159,20 +160,22 @@ def mars_came(
       Yuan et al., *MARS*, 2024, https://arxiv.org/abs/2411.10438; Luo et al.,
       *CAME*, 2023, https://arxiv.org/abs/2307.02047.
     """
-    return stages(
-        correct=add_gradient_difference(
-            correction_scale(gamma, b1), accumulator_dtype=accumulator_dtype
-        ),
-        clip=clip_by_block_norm(max_norm),
-        scale=scale_by_factored_rms(b2, eps=eps),
-        clip_scaled=optax.clip_by_block_rms(clip_threshold),
-        trust=precondition(
-            ema(b1, debias=False, accumulator_dtype=accumulator_dtype),
-            by=matrices_only(scale_by_factored_rms(b3, eps=confidence_eps)),
-            observe=residual,
-        ),
-        decay=decay_weights(weight_decay, mask),
-        rate=optax.scale_by_learning_rate(learning_rate),
+    return recomputing(
+        stages(
+            correct=add_gradient_difference(
+                correction_scale(gamma, b1), accumulator_dtype=accumulator_dtype
+            ),
+            clip=clip_by_block_norm(max_norm),
+            scale=scale_by_factored_rms(b2, eps=eps),
+            clip_scaled=optax.clip_by_block_rms(clip_threshold),
+            trust=precondition(
+                ema(b1, debias=False, accumulator_dtype=accumulator_dtype),
+                by=matrices_only(scale_by_factored_rms(b3, eps=confidence_eps)),
+                observe=residual,
+            ),
+            decay=decay_weights(weight_decay, mask),
+            rate=optax.scale_by_learning_rate(learning_rate),
+        )
     )
 
 
@@ -252,17 +255,19 @@ def ademamix_came(
         (fast, ema(b1, debias=False, accumulator_dtype=accumulator_dtype)),
         (slow, ema(b3, debias=False, accumulator_dtype=accumulator_dtype)),
     )
-    return stages(
-        scale=scale_by_factored_rms(b2, eps=eps),
-        clip=optax.clip_by_block_rms(clip_threshold),
-        trust=precondition(
-            memories,
-            by=matrices_only(
-                scale_by_factored_rms(confidence_decay, eps=confidence_eps)
+    return recomputing(
+        stages(
+            scale=scale_by_factored_rms(b2, eps=eps),
+            clip=optax.clip_by_block_rms(clip_threshold),
+            trust=precondition(
+                memories,
+                by=matrices_only(
+                    scale_by_factored_rms(confidence_decay, eps=confidence_eps)
+                ),
+                observe=residual,
             ),
-            observe=residual,
-        ),
-        restore=mix((_tree.scaled(alpha, lambda a: 1 + a), optax.identity())),
-        decay=decay_weights(weight_decay, mask),
-        rate=optax.scale_by_learning_rate(learning_rate),
+            restore=mix((_tree.scaled(alpha, lambda a: 1 + a), optax.identity())),
+            decay=decay_weights(weight_decay, mask),
+            rate=optax.scale_by_learning_rate(learning_rate),
+        )
     )

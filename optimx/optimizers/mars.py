@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from optimx import _checks
+from optimx._recompute import recomputing
 from optimx.combine import precondition, stages
 from optimx.transforms.clipping import clip_by_block_norm
 from optimx.transforms.decay import decay_weights
@@ -147,15 +148,17 @@ def mars_adamw_exact(
       Yuan et al., *MARS*, 2024, https://arxiv.org/abs/2411.10438, algorithm 2 with
       equation (2.5).
     """
-    return stages(
-        correct=add_stale_gradient_difference(correction_scale(gamma, b1)),
-        clip=clip_by_block_norm(max_norm),
-        precondition=precondition(
-            ema(b1, accumulator_dtype=accumulator_dtype),
-            by=scale_by_rms(b2, eps=eps, accumulator_dtype=accumulator_dtype),
-        ),
-        decay=decay_weights(weight_decay, mask),
-        rate=optax.scale_by_learning_rate(learning_rate),
+    return recomputing(
+        stages(
+            correct=add_stale_gradient_difference(correction_scale(gamma, b1)),
+            clip=clip_by_block_norm(max_norm),
+            precondition=precondition(
+                ema(b1, accumulator_dtype=accumulator_dtype),
+                by=scale_by_rms(b2, eps=eps, accumulator_dtype=accumulator_dtype),
+            ),
+            decay=decay_weights(weight_decay, mask),
+            rate=optax.scale_by_learning_rate(learning_rate),
+        )
     )
 
 

@@ -108,12 +108,11 @@ def scale_by_factored_rms(
 
         def step(u, s, row, column):
             square = _tree.square(s.astype(_tree.accumulator(s)))
-            square = square + _tree.like(eps, square)
             wide = u.astype(_tree.accumulator(u))
-            row = average(row, row_of(square))
+            row = average(row, row_of(square) + _tree.like(eps, row))
             if u.ndim < 2:
                 return (wide * jax.lax.rsqrt(row)).astype(u.dtype), row, column
-            column = average(column, column_of(square))
+            column = average(column, column_of(square) + _tree.like(eps, column))
             # Roots before products: row / mean(row) underflows for a row of zero
             # gradients beside a large one.
             total = jnp.sqrt(_tree.mean(row, -1))[..., None]

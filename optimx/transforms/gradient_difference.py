@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
+from optimx import _checks, _order, _tree
 from optimx.typing import Count, PyTree, Scalar, ScalarOrSchedule
 
 
@@ -26,6 +26,10 @@ class GradientDifferenceState(NamedTuple):
 
     count: Count
     previous: optax.Updates
+
+    def written_after(self, later: PyTree) -> "GradientDifferenceState":
+        """The same state, its gradient written when ``later`` has been computed."""
+        return self._replace(previous=_order.after(self.previous, later))
 
 
 def add_gradient_difference(
