@@ -1,6 +1,7 @@
 """optimx: MARS, AdEMAMix and CAME as parts of one algebra of Optax transformations."""
 
 from optimx import monitor, registry, schedules
+from optimx.codecs import bfloat16, float8_e4m3, int8_blockwise
 from optimx.combine import graft, incoming, mix, precondition, residual, stages
 from optimx.optimizers.adamw import adamw
 from optimx.optimizers.ademamix import ademamix
@@ -8,6 +9,7 @@ from optimx.optimizers.came import came
 from optimx.optimizers.crossings import ademamix_came, mars_ademamix, mars_came
 from optimx.optimizers.lion import lion
 from optimx.optimizers.mars import mars_adamw, mars_adamw_exact, mars_lion
+from optimx.optimizers.mars_lean import mars_adamw_lean
 from optimx.optimizers.matrices.mars import mars_m, mars_shampoo
 from optimx.optimizers.matrices.muon import muon
 from optimx.optimizers.matrices.muon_crossings import ademamix_muon, mars_ademamix_muon
@@ -42,6 +44,7 @@ from optimx.transforms.orthogonal import (
 from optimx.wrappers.layers import per_layer
 from optimx.wrappers.matrices import as_matrices, matrices_only
 from optimx.wrappers.precision import in_float32
+from optimx.wrappers.quantize import moments, quantized
 
 __all__ = [
     "adamw",
@@ -52,12 +55,14 @@ __all__ = [
     "ademamix_muon",
     "ademamix_soap",
     "as_matrices",
+    "bfloat16",
     "by_path",
     "by_rank",
     "came",
     "clip_by_block_norm",
     "describe_labels",
     "ema",
+    "float8_e4m3",
     "graft",
     "half_life_warmup",
     "hidden_matrices",
@@ -66,10 +71,12 @@ __all__ = [
     "in_float32",
     "in_stacks",
     "incoming",
+    "int8_blockwise",
     "linear_warmup",
     "lion",
     "mars_adamw",
     "mars_adamw_exact",
+    "mars_adamw_lean",
     "mars_ademamix",
     "mars_ademamix_muon",
     "mars_came",
@@ -79,11 +86,13 @@ __all__ = [
     "mars_soap",
     "matrices_only",
     "mix",
+    "moments",
     "monitor",
     "muon",
     "orthogonalize",
     "per_layer",
     "precondition",
+    "quantized",
     "registry",
     "residual",
     "scale_by_aspect_ratio",

@@ -10,18 +10,24 @@ from typing import Any, NamedTuple
 
 import optax
 
+from optimx import codecs as _codecs
 from optimx.optimizers import adamw as _adamw
 from optimx.optimizers import ademamix as _ademamix
 from optimx.optimizers import came as _came
 from optimx.optimizers import crossings as _crossings
 from optimx.optimizers import lion as _lion
 from optimx.optimizers import mars as _mars
+from optimx.optimizers import mars_lean as _mars_lean
 from optimx.optimizers.matrices import mars as _matrix_mars
 from optimx.optimizers.matrices import muon as _muon
 from optimx.optimizers.matrices import muon_crossings as _muon_crossings
 from optimx.optimizers.matrices import shampoo as _shampoo
 from optimx.optimizers.matrices import soap as _soap
 from optimx.optimizers.matrices import soap_crossings as _soap_crossings
+from optimx.wrappers.quantize import quantized as _quantized
+
+STATES = ("float32", *_codecs.NAMED)
+"""How the state may be kept between steps: the values of ``build(..., state=)``."""
 
 _MEMORY = {"b3": "horizon", "b3_warmup": "run", "alpha_warmup": "run"}
 
@@ -72,6 +78,12 @@ _ENTRIES = {
             _mars.mars_adamw_exact,
             "exact MARS-AdamW: both gradients of the difference on one batch",
             needs=("stale_grads",),
+            recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
+        ),
+        Entry(
+            "mars_adamw_lean",
+            _mars_lean.mars_adamw_lean,
+            "MARS-AdamW without clip and stored gradient: the state of AdamW",
             recipe={"learning_rate": 6e-3, "weight_decay": 0.01},
         ),
         Entry(
@@ -210,23 +222,30 @@ def hyperparameters(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def build(name: str, **hyperparameters_: Any) -> optax.GradientTransformationExtraArgs:
+def build(
+    name: str, *, state: str = "float32", **hyperparameters_: Any
+) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer by its name.
 
     Args:
       name: a registered name.
+      state: how the moments are kept between steps: one of ``STATES``. ``"int8"``,
+        ``"float8"`` and ``"bfloat16"`` are :func:`optimx.quantized` with the codec of
+        that name, as it is by default.
       **hyperparameters_: ``learning_rate`` and any other of its hyperparameters.
 
     Returns:
       The optimizer.
 
     Raises:
-      ValueError: where the name or a hyperparameter is unknown (the nearest is
-        offered), the learning rate missing, or a value out of range.
+      ValueError: where the name, a hyperparameter or the state is unknown (the
+        nearest is offered), the learning rate missing, a value out of range, or both
+        ``state`` and ``accumulator_dtype`` say how the state is kept.
 
     Examples:
       >>> import optimx
       >>> tx = optimx.registry.build('mars_adamw', learning_rate=6e-3, gamma=0.05)
+      >>> lean = optimx.registry.build('lion', learning_rate=1e-3, state='int8')
     """
     factory = get(name).factory
     known = ["learning_rate", *hyperparameters(name)]
@@ -238,7 +257,20 @@ def build(name: str, **hyperparameters_: Any) -> optax.GradientTransformationExt
             )
     if "learning_rate" not in hyperparameters_:
         raise ValueError(f"{name}: learning_rate is missing.")
-    return factory(**hyperparameters_)
+    if state not in STATES:
+        raise ValueError(
+            f"{name}: state must be one of {', '.join(STATES)}, got {state!r}"
+            f"{_nearest(str(state), STATES)}."
+        )
+    tx = factory(**hyperparameters_)
+    if state == "float32":
+        return tx
+    if hyperparameters_.get("accumulator_dtype") is not None:
+        raise ValueError(
+            f"{name}: state={state!r} codes float32 averages; leave out "
+            "accumulator_dtype."
+        )
+    return _quantized(tx, _codecs.NAMED[state]())
 
 
 def _nearest(name: str, known) -> str:

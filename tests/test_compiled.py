@@ -42,6 +42,8 @@ BUDGET = {
     "lion": (7, 0),
     "mars_adamw": (17, 0),
     "mars_adamw_exact": (14, 0),
+    # The step reads the gradient beside its average.
+    "mars_adamw_lean": (11, 0),
     "mars_lion": (13, 0),
     "ademamix": (14, 0),
     "came": (13.1, 0.01),

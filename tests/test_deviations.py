@@ -31,6 +31,16 @@ def test_mars_magnifies_the_first_gradient():
     np.testing.assert_allclose(average, 0.05 * 1.475 * g, rtol=1e-6)
 
 
+def test_lean_mars_has_the_second_moment_of_the_gradient():
+    g = jnp.array([0.1, -20.0])
+    tx = optimx.mars_adamw_lean(1.0, b2=0.9)
+    updates, state = tx.update(g, tx.init(g), g)
+    moment = state["precondition"].by.second_moment
+    np.testing.assert_allclose(moment, 0.1 * g**2, rtol=1e-6)
+    # The first momentum is MARS's, 1.475 g, also where that would clip it.
+    np.testing.assert_allclose(updates, [-1.475, 1.475], rtol=1e-6)
+
+
 def test_a_matrix_has_two_axes_or_more():
     ranks = [jnp.zeros((1,) * rank) for rank in range(5)]
     assert optimx.by_rank(ranks) == ["other", "other", "matrix", "matrix", "matrix"]

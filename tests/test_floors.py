@@ -24,6 +24,8 @@ FLOORS = {
     "linalg": 1,
     "partition": 1,
     "stacks": 1,
+    # Numbers in fewer bits, over the bits of linalg.
+    "codecs": 1.5,
     "transforms": 2,
     "combine": 2,
     "wrappers": 2,

@@ -578,6 +578,7 @@ NO_SCALE = {
     "lion": {},
     "mars_adamw": {"eps": 1e-30, "max_norm": np.inf},
     "mars_adamw_exact": {"eps": 1e-30, "max_norm": np.inf},
+    "mars_adamw_lean": {"eps": 1e-30},
     "mars_lion": {"max_norm": np.inf},
     "ademamix": {"eps": 1e-30},
     "came": {"eps": 1e-30},

@@ -50,6 +50,7 @@ CASES = {
     "mars_adamw_exact": Case(
         mars.mars_adamw, {**MARS, **ADAM}, fading_gamma, exact=True
     ),
+    "mars_adamw_lean": Case(mars.mars_adamw_lean, {"b1": 0.95, "gamma": 0.025, **ADAM}),
     "mars_lion": Case(mars.mars_lion, MARS, fading_gamma),
     "ademamix": Case(ademamix.ademamix, {**MEMORIES, **ADAM}, warmups),
     "came": Case(came.came, CAME),

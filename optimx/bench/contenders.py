@@ -16,6 +16,7 @@ from optimx.training.settings import Setting
 ADAMW, AXPY = "optax.adamw", "axpy"
 YARDSTICKS = (AXPY, ADAMW)
 AT_ONCE = ":at-once"
+CODED = tuple(state for state in registry.STATES if state != "float32")
 
 _STEPS = 1000  # recipes that follow the length of a run need one
 
@@ -71,6 +72,7 @@ PASSES = {
     "lion": 5,
     "mars_adamw": 11,  # norm: g old; reads p g m v old, writes p m v old
     "mars_adamw_exact": 10,  # norm: g stale; reads p g m v stale, writes p m v
+    "mars_adamw_lean": 7,
     "mars_lion": 9,  # norm: g old; reads p g m old, writes p m old
     "ademamix": 9,
     "came": 8,  # rows: g; rms of the step: g; m and residual: 3; p from m: 3
@@ -122,14 +124,15 @@ def names() -> tuple[str, ...]:
     """All that can be measured: peers first, then the registry.
 
     An optimizer whose matrices take turns at refreshing has a second name, under which
-    all of them are refreshed at once.
+    all of them are refreshed at once; every one has a name for each form of state.
     """
     ours = []
     for name in registry.names():
         ours.append(name)
         if "spread" in registry.hyperparameters(name):
             ours.append(name + AT_ONCE)
-    return (*PEERS, *ours)
+    coded = [f"{name}:{state}" for name in registry.names() for state in CODED]
+    return (*PEERS, *ours, *coded)
 
 
 def chosen(only: tuple[str, ...]) -> tuple[str, ...]:
@@ -142,7 +145,7 @@ def chosen(only: tuple[str, ...]) -> tuple[str, ...]:
         if name not in names():
             hint = nearest(name, names())
             raise InputError(f"--only {name!r}: no such optimizer{hint}")
-    wanted = dict.fromkeys(only or (n for n in names() if not n.endswith(AT_ONCE)))
+    wanted = dict.fromkeys(only or (*PEERS, *registry.names()))
     return tuple(name for name in wanted if name not in YARDSTICKS)
 
 
@@ -155,12 +158,15 @@ def contender(name: str) -> Contender:
     if name in PEERS:
         tx = PEERS[name].factory(**PEERS[name].hyperparameters)
         return Contender(name, optax.with_extra_args_support(tx))
-    own = name.removesuffix(AT_ONCE)
-    rule = resolve_optimizer({"name": Setting(own, "bench")}, _STEPS).rule
+    own, _, form = name.partition(":")
+    given = {"name": Setting(own, "bench")}
+    if form in CODED:
+        given["state"] = Setting(form, "bench")
+    rule = resolve_optimizer(given, _STEPS).rule
     hyper = dict(rule.hyperparameters)
     if "labels" in registry.hyperparameters(own):
         hyper["labels"] = _labels
-    if own != name:
+    if name.endswith(AT_ONCE):
         hyper["spread"] = False
     rule = dataclasses.replace(rule, hyperparameters=hyper)
     return Contender(

@@ -13,16 +13,20 @@ from optimx.training.settings import Setting
 _STEPS = 1000  # recipes that follow the length of a run need one
 
 
-def state_bytes_per_parameter(name: str, params: model.Params) -> float:
+def state_bytes_per_parameter(
+    name: str, params: model.Params, state: str = "float32"
+) -> float:
     """Bytes of optimizer state for each parameter; nothing is allocated.
 
     Args:
       name: of a registered optimizer, built by its recipe.
       params: shapes and dtypes.
+      state: how the state is kept, one of ``registry.STATES``.
     """
-    rule = resolve_optimizer({"name": Setting(name, "list")}, _STEPS).rule
-    state = jax.eval_shape(transformation(rule, rule.learning_rate).init, params)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    given = {"name": Setting(name, "list"), "state": Setting(state, "list")}
+    rule = resolve_optimizer(given, _STEPS).rule
+    held = jax.eval_shape(transformation(rule, rule.learning_rate).init, params)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
     return size / sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -34,14 +38,18 @@ def show_list(console: Console | None = None) -> None:
     for heading, justify in (
         ("name", "left"),
         ("state bytes per parameter", "right"),
+        ("int8", "right"),
         ("needs", "left"),
         ("what it is", "left"),
     ):
         table.add_column(heading, justify=justify)
     for name in registry.names():
         entry = registry.get(name)
-        size = state_bytes_per_parameter(name, small)
-        table.add_row(name, f"{size:.2f}", ", ".join(entry.needs) or "-", entry.summary)
+        sizes = (
+            f"{state_bytes_per_parameter(name, small, state):.2f}"
+            for state in ("float32", "int8")
+        )
+        table.add_row(name, *sizes, ", ".join(entry.needs) or "-", entry.summary)
     console.print(table)
     table = Table(title="Presets", title_justify="left", box=None, pad_edge=False)
     table.add_column("name")

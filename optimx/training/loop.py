@@ -48,7 +48,13 @@ from optimx.training.plot import plot_losses
 from optimx.training.recorder import REMEDY, Recorder
 from optimx.training.report import Report
 from optimx.training.sample import sample
-from optimx.training.state import TrainState, abstract_state, all_finite, init_state
+from optimx.training.state import (
+    TrainState,
+    abstract_state,
+    all_finite,
+    init_state,
+    state_bytes,
+)
 from optimx.training.step import TrainStep, make_train_step
 
 _PROMPT = "def"
@@ -208,17 +214,19 @@ class _Run:
         count = parameter_count(config.model)
         platform = self.mesh.devices.flat[0].platform
         resolved = resolve_attention(config, platform)
-        self.report.say(
-            f"GPT-2 {config.model.preset}, {count / 1e6:.1f}M parameters, "
-            f"{config.optimizer.rule.name}, {config.train.steps} steps of "
-            f"{config.tokens_per_step} tokens, attention {resolved.model.attention}; "
-            "compiling"
-        )
         tx = build_optimizer(
             config.optimizer,
             config.schedule,
             config.train.steps,
             stacked=config.model.scan,
+        )
+        held = state_bytes(config, tx) / count
+        self.report.say(
+            f"GPT-2 {config.model.preset}, {count / 1e6:.1f}M parameters, "
+            f"{config.optimizer.rule.name} ({held:.2f} bytes of state for each), "
+            f"{config.train.steps} steps of "
+            f"{config.tokens_per_step} tokens, attention {resolved.model.attention}; "
+            "compiling"
         )
         again = f"optimx resume {self.folder.path}"
         try:

@@ -37,7 +37,7 @@ class Rule:
       learning_rate: the peak of the schedule, above 0.
       hyperparameters: keyword arguments of the factory; ``b3_warmup`` and
         ``alpha_warmup``, in steps, turn ``b3`` and ``alpha`` into the end of a
-        ramp; ``"off"`` is none.
+        ramp; ``"off"`` is none. ``state`` is that of :func:`registry.build`.
     """
 
     name: str
@@ -86,6 +86,8 @@ def resolve_optimizer(given: Mapping[str, Setting], steps: int) -> Optimizer:
         if k.startswith("others.")
     }
     rule = _resolve_rule(mine, steps, "optimizer")
+    if rest and "state" in mine:
+        rest.setdefault("state", mine["state"])
     if not rest:
         return Optimizer(rule)
     paths = rest.pop("paths", Setting([], "default"))
@@ -115,7 +117,7 @@ def _resolve_rule(given: Mapping[str, Setting], steps: int, where: str) -> Rule:
         if key not in _NOT_IN_TOML
     }
     ramps = [key for key, end in _RAMPED.items() if end in known]
-    keys = ["name", "learning_rate", *known, *ramps]
+    keys = ["name", "learning_rate", "state", *known, *ramps]
     for key, setting in given.items():
         if key not in keys:
             raise InputError(

@@ -84,3 +84,9 @@ def all_finite(params: Params) -> jax.Array:
 def abstract_state(config: Config, tx: optax.GradientTransformation) -> TrainState:
     """The state's shapes and dtypes: nothing is allocated."""
     return jax.eval_shape(lambda: init_state(config, tx))
+
+
+def state_bytes(config: Config, tx: optax.GradientTransformation) -> int:
+    """Bytes of the optimizer's state on all devices together, copies once."""
+    leaves = jax.tree.leaves(abstract_state(config, tx).optimizer)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

@@ -8,6 +8,7 @@ from optimx.bench.contenders import (
     ADAMW,
     AT_ONCE,
     AXPY,
+    CODED,
     PASSES,
     PEERS,
     PRODUCTS_DOMINATE,
@@ -23,7 +24,7 @@ MATRIX = {"w": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
 
 
 def test_every_name_has_passes_or_says_that_products_dominate():
-    each = {name.removesuffix(AT_ONCE) for name in names()}
+    each = {name.partition(":")[0] for name in names()}
     assert each <= set(PASSES) | PRODUCTS_DOMINATE
     assert not set(PASSES) & PRODUCTS_DOMINATE
 
@@ -40,6 +41,7 @@ def test_every_name_has_passes_or_says_that_products_dominate():
         ("lion", 0),
         ("mars_adamw", 2),
         ("mars_adamw_exact", 3),  # and one read of what is no state: stale_grads
+        ("mars_adamw_lean", 0),
         ("mars_lion", 2),
         ("ademamix", 0),
         ("came", 3),
@@ -74,7 +76,19 @@ def test_without_a_choice_everything_is_measured_but_the_yardsticks():
     each = set(PEERS) | set(registry.names())
     assert set(chosen(())) == each - set(YARDSTICKS)
     turns = {n for n in registry.names() if "spread" in registry.hyperparameters(n)}
-    assert set(names()) == each | {n + AT_ONCE for n in turns}
+    coded = {f"{n}:{state}" for n in registry.names() for state in CODED}
+    assert set(names()) == each | {n + AT_ONCE for n in turns} | coded
+
+
+@pytest.mark.parametrize(("name", "size"), [("adamw", 2), ("ademamix", 3)])
+def test_coded_state_is_measured_under_its_own_name(name, size):
+    one = contender(f"{name}:int8")
+    assert one.name == f"{name}:int8"
+    # Nobody has counted passes of less than a float32.
+    assert one.passes is None
+    leaves = jax.tree.leaves(jax.eval_shape(one.tx.init, MATRIX))
+    narrow = [leaf for leaf in leaves if leaf.dtype.itemsize == 1]
+    assert [leaf.shape for leaf in narrow] == [(256, 512)] * size
 
 
 def test_a_choice_keeps_its_order_and_leaves_yardsticks_out():

@@ -1,4 +1,4 @@
-"""MARS (arXiv 2411.10438): MARS-AdamW, approximate and exact, and MARS-Lion.
+"""MARS (arXiv 2411.10438): MARS-AdamW (approximate, exact, lean), MARS-Lion.
 
 The gradient before the first step is zero, as in the authors' code, so that
 c_1 = (1 + gamma b1 / (1 - b1)) g_1; the paper starts from x_0 = x_1, c_1 = g_1.
@@ -46,6 +46,28 @@ def mars_adamw(
         c = corrected(g, previous, gamma=at(gamma, t), b1=b1, max_norm=max_norm)
         m = b1 * m + (1 - b1) * c
         v = b2 * v + (1 - b2) * c**2
+        m_hat = m / (1 - b1**t)
+        v_hat = v / (1 - b2**t)
+        step = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * x
+        x = x - at(learning_rate, t - 1) * step
+        previous = g
+        trajectory.append(x)
+    return np.stack(trajectory)
+
+
+def mars_adamw_lean(x, gradients, *, learning_rate, b1, b2, gamma, eps, weight_decay):
+    """Nothing is clipped, and the second moment is the gradient's.
+
+    Written with the stored gradient that the optimizer does without.
+    """
+    m = np.zeros_like(x)
+    v = np.zeros_like(x)
+    previous = np.zeros_like(x)
+    trajectory = []
+    for t, g in enumerate(gradients, start=1):
+        c = corrected(g, previous, gamma=gamma, b1=b1, max_norm=np.inf)
+        m = b1 * m + (1 - b1) * c
+        v = b2 * v + (1 - b2) * g**2
         m_hat = m / (1 - b1**t)
         v_hat = v / (1 - b2**t)
         step = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * x

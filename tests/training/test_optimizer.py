@@ -207,3 +207,34 @@ def test_learning_rates_rise_and_fall():
 def test_without_a_warmup_the_first_step_has_the_peak():
     schedule = learning_rate_schedule(Schedule(warmup=0, final=0.1), 2.0, 100)
     assert float(schedule(0)) == 2.0
+
+
+def coded(tree):
+    return {x.dtype.name for x in jax.tree.leaves(tree)} - {"float32", "int32"}
+
+
+def test_state_is_coded_in_rule_and_others():
+    params = {"w": jnp.ones((64, 128)), "b": jnp.ones(8192)}
+    optimizer = resolve(name="mars_m", state="int8", others__name="adamw")
+    state = build_optimizer(optimizer, COSINE, 100).init(params)
+    assert coded(state.inner.inner_states["matrix"]) == {"int8"}
+    # The others are coded by themselves already, and only once.
+    own = state.inner.inner_states["other"].inner_state
+    assert own.inner["precondition"].by.second_moment["b"].codes.dtype == jnp.uint8
+    plain = resolve(name="mars_m", others__name="adamw")
+    assert coded(build_optimizer(plain, COSINE, 100).init(params)) == set()
+
+
+def test_others_may_keep_their_state_otherwise():
+    optimizer = resolve(
+        name="adamw", state="int8", others__name="adamw", others__state="float32"
+    )
+    state = build_optimizer(optimizer, COSINE, 100).init({"b": jnp.ones(8192)})
+    assert coded(state) == set()
+
+
+def test_an_unknown_form_of_state_is_refused():
+    with pytest.raises(
+        InputError, match=r"file.toml: .*state must be one of .*'int9'.*int8"
+    ):
+        resolve(name="adamw", state="int9")

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from optimx.training.optimizer import build_optimizer
-from optimx.training.state import abstract_state, init_state
+from optimx.training.state import abstract_state, init_state, state_bytes
 from training.small import config
 
 
@@ -32,3 +32,14 @@ def test_shapes_are_those_of_the_state(corpus):
     chosen = config(corpus, optimizer__name="came")
     real, abstract = state_of(chosen), state_of(chosen, abstract_state)
     assert jax.tree.map(shape, real) == jax.tree.map(shape, abstract)
+
+
+def test_state_is_counted_as_it_is_kept(corpus):
+    def bytes_each(**given):
+        chosen = config(corpus, optimizer__name="adamw", **given)
+        tx = build_optimizer(chosen.optimizer, chosen.schedule, chosen.train.steps)
+        params = jax.tree.leaves(abstract_state(chosen, tx).params)
+        return state_bytes(chosen, tx) / sum(leaf.size for leaf in params)
+
+    assert 8 <= bytes_each() < 8.05
+    assert bytes_each(optimizer__state="int8") < bytes_each()

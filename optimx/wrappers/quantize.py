@@ -1,0 +1,252 @@
+"""State in fewer bits between steps."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.tree_util import GetAttrKey
+
+from optimx import _checks, _tree
+from optimx.codecs import POSITIVE, SIGNED, STOCHASTIC, Codec, Coded
+from optimx.linalg.dither import bits_like, stream
+from optimx.typing import Count, PyTree
+
+Parts = Callable[[tuple], str | None]
+"""Says of a leaf's path in the state whether it is coded: its kind, or None."""
+
+FIELDS: Mapping[str, str | None] = {
+    # Averages and gradients: ours, then Optax's.
+    **dict.fromkeys(("average", "previous"), SIGNED),
+    **dict.fromkeys(("mu", "trace", "ema", "m1", "m2"), SIGNED),
+    # Averages of squares.
+    **dict.fromkeys(("second_moment", "nu", "nu_max", "v"), POSITIVE),
+    # Small, or spoiled by rounding; what is named below them are parameters.
+    **dict.fromkeys(("row", "column", "v_row", "v_col", "hyperparams")),
+    **dict.fromkeys(("left", "right", "left_root", "right_root")),
+    **dict.fromkeys(("left_basis", "right_basis", "turn")),
+}
+
+
+class QuantizedState(NamedTuple):
+    """State of :func:`quantized`.
+
+    Attributes:
+      count: the number of updates seen, int32; it numbers the draws of rounding.
+      inner: the state of the wrapped transformation, with a :class:`Coded` in the
+        place of each array that is coded.
+    """
+
+    count: Count
+    inner: optax.OptState
+
+
+def moments(path: tuple) -> str | None:
+    """The default of :func:`quantized`: moments and stored gradients are coded.
+
+    The first field of the path that :data:`FIELDS` knows says what the array is:
+    ``average``, ``previous`` and Optax's ``mu``, ``trace`` and ``ema`` have signs,
+    ``second_moment`` and Optax's ``nu`` and ``v`` are positive. All else stays as it
+    is: counters, factored rows and columns, roots and bases.
+
+    Args:
+      path: keys of :mod:`jax.tree_util`, from the state's root to the array.
+
+    Returns:
+      ``"signed"``, ``"positive"``, or None for what is not coded.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optimx
+      >>> state = optimx.adamw(0.1).init({'w': jnp.ones(2)})
+      >>> for path, _ in jax.tree_util.tree_leaves_with_path(state['precondition']):
+      ...   print(jax.tree_util.keystr(path), optimx.moments(path))
+      .direction.count None
+      .direction.average['w'] signed
+      .by.count None
+      .by.second_moment['w'] positive
+    """
+    fields = (key.name for key in path if isinstance(key, GetAttrKey))
+    known = (FIELDS[name] for name in fields if name in FIELDS)
+    return next(known, None)
+
+
+class _Quantized(optax.GradientTransformationExtraArgs):
+    """A transformation that knows how its state is coded."""
+
+    codec: Codec
+    parts: Parts
+    least: int
+
+
+def quantized(
+    inner: optax.GradientTransformation,
+    codec: Codec,
+    *,
+    parts: Parts = moments,
+    least: int = 4096,
+    seed: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Keeps the state of a transformation in fewer bits between steps.
+
+    .. math:: u_t,\, s_t = \text{inner}\bigl(g_t, \operatorname{decode}(q_{t-1})\bigr),
+        \qquad q_t = \operatorname{encode}(s_t)
+
+    Each step decodes, updates and codes again within one program: XLA does it array by
+    array, and no float32 copy of the state is ever in memory. A very slow average
+    moves by less than half a code in a step, so that rounding to the nearest code
+    would hold it still for ever: stochastic rounding, the default of the codecs, moves
+    it by a whole code now and then, right on average. Draws follow from the seed, the
+    step, the array and the place in it: they are the same however arrays are sharded.
+
+    Args:
+      inner: any transformation.
+      codec: :func:`int8_blockwise`, :func:`float8_e4m3` or :func:`bfloat16`.
+      parts: says of a path in the state of ``inner`` what is coded, and as what:
+        ``"signed"``, ``"positive"`` or None. By default :func:`moments`.
+      least: arrays of fewer numbers stay as they are; as do arrays that are narrower
+        or wider than float32, which somebody has asked for.
+      seed: of the rounding.
+
+    Returns:
+      A transformation whose state is a :class:`QuantizedState`.
+
+    Raises:
+      TypeError: where ``inner`` is not a transformation or ``codec`` not a codec.
+      ValueError: where ``least`` is negative; at ``init``, where ``parts`` chooses an
+        array of integers or complex numbers.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optimx
+      >>> tx = optimx.quantized(optimx.adamw(1e-3), optimx.int8_blockwise())
+      >>> params = {'w': jnp.ones((256, 512))}
+      >>> state = jax.jit(tx.init)(params)
+      >>> size = sum(x.nbytes for x in jax.tree.leaves(state))
+      >>> print(round(size / params['w'].size, 2))
+      2.03
+    """
+    where = "quantized"
+    _checks.transformation(where, "inner", inner)
+    if not isinstance(codec, Codec):
+        raise TypeError(
+            f"{where}: codec must be a codec such as int8_blockwise(), got {codec!r}."
+        )
+    _checks.whole(where, "least", least, least=0)
+    inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        state = _encoded(inner.init(params), codec, parts, least)
+        return QuantizedState(jnp.zeros([], jnp.int32), state)
+
+    def update(updates, state, params=None, **extra_args):
+        before = _decoded(state.inner, codec, parts)
+        updates, after = inner.update(updates, before, params, **extra_args)
+        coded = _recoded(after, state, codec, parts, seed)
+        return updates, QuantizedState(_tree.increment(state.count), coded)
+
+    tx = _Quantized(init, update)
+    tx.codec, tx.parts, tx.least = codec, parts, least
+    return tx
+
+
+def encode_state(tx: optax.GradientTransformation, state: PyTree) -> QuantizedState:
+    """The coded form of a state of what :func:`quantized` wraps.
+
+    Args:
+      tx: what :func:`quantized` returned.
+      state: of the transformation inside it.
+
+    Returns:
+      The state of ``tx``, rounded to the nearest codes.
+
+    Raises:
+      TypeError: where ``tx`` is not a quantized transformation.
+    """
+    tx = _require_quantized("encode_state", tx)
+    coded = _encoded(state, tx.codec, tx.parts, tx.least)
+    return QuantizedState(jnp.zeros([], jnp.int32), coded)
+
+
+def decode_state(tx: optax.GradientTransformation, state: QuantizedState) -> PyTree:
+    """The state of what :func:`quantized` wraps, as the wrapped one keeps it.
+
+    Args:
+      tx: what :func:`quantized` returned.
+      state: its state.
+
+    Returns:
+      The state of the transformation inside; what is not coded, bit for bit.
+
+    Raises:
+      TypeError: where ``tx`` is not a quantized transformation.
+    """
+    tx = _require_quantized("decode_state", tx)
+    return _decoded(state.inner, tx.codec, tx.parts)
+
+
+def _require_quantized(where: str, tx: Any) -> _Quantized:
+    if not isinstance(tx, _Quantized):
+        raise TypeError(f"{where}: tx must be made by quantized(...), got {tx!r}.")
+    return tx
+
+
+def _stays(node: Any) -> bool:
+    """What traversals do not enter: codes, and states that are coded already."""
+    return isinstance(node, (Coded, QuantizedState))
+
+
+def _encoded(state: PyTree, codec: Codec, parts: Parts, least: int) -> PyTree:
+    """The first codes; zeros, as a rule, so that nothing needs to be drawn."""
+
+    def encode(path, x):
+        kind = None if _stays(x) else parts(path)
+        if kind is None:
+            return x
+        _require_real(path, x)
+        if x.dtype != jnp.float32 or x.ndim == 0 or x.size < max(least, 1):
+            return x
+        # Behind a barrier: XLA would run its slow interpreter over constant zeros.
+        return codec.encode(jax.lax.optimization_barrier(x), kind, None)
+
+    return jax.tree_util.tree_map_with_path(encode, state, is_leaf=_stays)
+
+
+def _require_real(path: tuple, x: Any) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"quantized: {_checks.path_name(path)!r} of the state has dtype {x.dtype}; "
+            "only real floating-point numbers can be coded. Leave it out with parts=."
+        )
+
+
+def _decoded(state: PyTree, codec: Codec, parts: Parts) -> PyTree:
+    def decode(path, x):
+        if not isinstance(x, Coded):
+            return x
+        return codec.decode(x, _kind(path, parts))
+
+    return jax.tree_util.tree_map_with_path(decode, state, is_leaf=_stays)
+
+
+def _recoded(
+    state: PyTree, old: QuantizedState, codec: Codec, parts: Parts, seed: int
+) -> PyTree:
+    """Coded where it was coded before."""
+    coded = iter(range(len(jax.tree.leaves(old.inner))))
+
+    def encode(path, before, x):
+        if not isinstance(before, Coded):
+            return x
+        kind, bits = _kind(path, parts), None
+        if codec.rounding == STOCHASTIC:
+            bits = bits_like(x, stream(seed, old.count, next(coded)))
+        return codec.encode(x, kind, bits)
+
+    return jax.tree_util.tree_map_with_path(encode, old.inner, state, is_leaf=_stays)
+
+
+def _kind(path: tuple, parts: Parts) -> str:
+    """What ``parts`` said when the state was made: paths do not change."""
+    kind = parts(path)
+    assert kind is not None
+    return kind
