@@ -25,6 +25,7 @@ from optimx.schedules import (
 )
 from optimx.sharding import state_shardings
 from optimx.stacks import in_stacks
+from optimx.switching.switch import Switched, SwitchReport, switch
 from optimx.transforms.clipping import clip_by_block_norm
 from optimx.transforms.diagonal import scale_by_rms
 from optimx.transforms.eigenbasis import in_eigenbasis
@@ -47,6 +48,8 @@ from optimx.wrappers.precision import in_float32
 from optimx.wrappers.quantize import moments, quantized
 
 __all__ = [
+    "SwitchReport",
+    "Switched",
     "adamw",
     "add_gradient_difference",
     "add_stale_gradient_difference",
@@ -105,6 +108,7 @@ __all__ = [
     "soap",
     "stages",
     "state_shardings",
+    "switch",
     "value_and_stale_grad",
     "warmup_stable_decay",
 ]

@@ -112,7 +112,7 @@ def refuse(capsys, *arguments):
         ("", "required: COMMAND"),
         (
             "list --train.steps 5",
-            "only optimx train, plan and bench train take",
+            "only optimx train, resume, plan and bench train take",
         ),
         ("resume absent", r"absent: is not a run's folder: no config\.toml"),
         ("sample absent --prompt x", "absent: is not a run's folder"),
@@ -157,7 +157,7 @@ def refuse(capsys, *arguments):
         ("bench update --steps 0", "--steps 0: must be at least 1"),
         ("bench update --steps few", "invalid int value: 'few'"),
         ("bench update --out absent/a.json", "absent/a.json: cannot be written: No"),
-        ("bench update --train.steps 5", "only optimx train, plan and bench"),
+        ("bench update --train.steps 5", "only optimx train, resume, plan and bench"),
     ],
 )
 def test_bad_words_give_one_line_and_status_2(

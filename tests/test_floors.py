@@ -32,6 +32,9 @@ FLOORS = {
     "schedules": 2,
     "sharding": 2,
     "monitor": 2,
+    "switching": 3,
+    "switching.plan": 3.3,
+    "switching.switch": 3.6,
     "optimizers": 3,
     # Rules for matrices take one of floor 3 for what is not a matrix.
     "optimizers.matrices": 3.5,

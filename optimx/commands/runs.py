@@ -10,10 +10,15 @@ from optimx.commands.usage import Overrides, UsageError, names, new_folder
 def add_commands(commands: Any) -> None:
     """Adds them to the command line."""
     _add_train(commands)
-    again = commands.add_parser("resume", help="continue an interrupted run exactly")
+    again = commands.add_parser(
+        "resume",
+        help="continue an interrupted run exactly",
+        epilog="With settings such as --optimizer.name ademamix it goes on with "
+        "another optimizer; what the two states have in common is carried over.",
+    )
     again.add_argument("folder", type=Path, metavar="DIR", help="folder of the run")
     _add_processes(again)
-    again.set_defaults(run=_resume)
+    again.set_defaults(run=_resume, takes_settings=True)
     _add_plan(commands)
     listed = commands.add_parser("list", help="optimizers and presets, what they cost")
     listed.set_defaults(run=_list)
@@ -100,7 +105,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> None:
 
     _join(options)
     use_compilation_cache()
-    resume(RunFolder(options.folder))
+    resume(RunFolder(options.folder), overrides=overrides)
 
 
 def _join(options: argparse.Namespace) -> None:

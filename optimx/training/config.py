@@ -9,6 +9,7 @@ from typing import Any
 import tomli_w
 
 from optimx.training import optimizer as optimizers
+from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
 from optimx.training.sections import (
     SECTION_TYPES,
@@ -30,6 +31,7 @@ from optimx.training.settings import (
     merge,
     read_file,
     read_overrides,
+    read_text,
     section,
 )
 
@@ -74,6 +76,44 @@ def load_config(
     default: Layer = {"optimizer.name": Setting(optimizers.DEFAULT, "default")}
     file = {} if path is None else read_file(path)
     return _resolve(merge([default, file, read_overrides(overrides)]))
+
+
+def parse_config(text: str, origin: str) -> Config:
+    """The configuration that :func:`dump_config` wrote.
+
+    Args:
+      text: that it returned.
+      origin: says in errors where the text is from.
+
+    Raises:
+      InputError: as :func:`load_config`.
+    """
+    return _resolve(read_text(text, origin))
+
+
+def switch_config(path: Path, overrides: Iterable[tuple[str, str]]) -> Config:
+    """The configuration of a run that goes on with another optimizer.
+
+    Args:
+      path: of the run's config.toml.
+      overrides: dotted settings of ``[optimizer]``; none: as it is.
+
+    Raises:
+      InputError: a setting of something else, or as :func:`load_config`.
+    """
+    overrides = list(overrides)
+    for key, _ in overrides:
+        if not key.startswith("optimizer."):
+            raise InputError(
+                f"--{key}: a run goes on with its own settings; only those of its "
+                "optimizer can change, such as --optimizer.name ademamix"
+            )
+    config = load_config(path, overrides)
+    if not overrides:
+        return config
+    name = config.optimizer.rule.name
+    checkpoint = dataclasses.replace(config.checkpoint, switch_to=name)
+    return dataclasses.replace(config, checkpoint=checkpoint)
 
 
 def _resolve(layer: Layer) -> Config:

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -20,7 +20,7 @@ from optimx.training.checkpoints.initial import (
 )
 from optimx.training.checkpoints.manifest import write_text
 from optimx.training.checkpoints.resumption import about, last_state
-from optimx.training.config import Config, dump_config, load_config
+from optimx.training.config import Config, dump_config, switch_config
 from optimx.training.data import Dataset, check_sizes, load_dataset
 from optimx.training.errors import (
     DivergedError,
@@ -99,23 +99,29 @@ def train(
 
 
 def resume(
-    folder: RunFolder, devices: Sequence[jax.Device] | None = None
+    folder: RunFolder,
+    devices: Sequence[jax.Device] | None = None,
+    overrides: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Continues the run in a folder from its last checkpoint, as if never stopped.
 
     Args:
       folder: of the run.
       devices: as in :func:`train`; they need not be those of the run so far.
+      overrides: dotted settings of another optimizer, to go on with that; config.toml
+        is rewritten once the state is switched.
 
     Raises:
-      InputError: the folder holds no run, or the data is no longer the same.
+      InputError: the folder holds no run, the data is no longer the same, or a
+        setting is not one of an optimizer.
       DivergedError: the loss or the gradient stayed infinite or NaN.
       InterruptedRunError: a signal stopped the run again.
       StorageError: the folder can no longer be written.
     """
     begun = time.monotonic()
     folder.require()
-    config = load_config(folder.config)
+    overrides = list(overrides)
+    config = switch_config(folder.config, overrides)
     own = config.data
     if own.source != "bin" or folder.tokenizer.exists():
         folder.require_tokenizer()
@@ -124,7 +130,8 @@ def resume(
     with _report(config) as report, unwritable(InputError, folder.path):
         report.say("Reading the data")
         data = load_dataset(own, config.model.vocab)
-        return _Run(config, folder, data, mesh, report, begun).go()
+        run = _Run(config, folder, data, mesh, report, begun, is_new=bool(overrides))
+        return run.go()
 
 
 def _mesh(config: Config, devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
@@ -198,7 +205,9 @@ class _Run:
       mesh: of the devices.
       report: for the person who waits.
       begun: when this part began, by the monotonic clock.
+      is_new: whether config.toml does not say yet what the config does.
       earlier: seconds that the parts before it took.
+      switched: changes of the optimizer, as :class:`Found` has them.
     """
 
     config: Config
@@ -207,7 +216,9 @@ class _Run:
     mesh: jax.sharding.Mesh
     report: Report
     begun: float
+    is_new: bool = False
     earlier: float = 0.0
+    switched: tuple[dict[str, Any], ...] = ()
 
     def go(self) -> dict[str, Any]:
         config = self.config
@@ -299,11 +310,15 @@ class _Run:
     ) -> tuple[TrainState, int]:
         data = self.data.sha256
         found = last_state(saved, self.config, data, shapes, self.report.say)
+        if self.is_new and is_first():
+            # Not before: what cannot be switched leaves the run as it was. Not later:
+            # the next checkpoint is the new optimizer's.
+            write_text(self.folder.config, dump_config(self.config))
         if found is None:
             params = initial_params(self.config, shardings.params)
             return init_state(self.config, tx, shardings, params), 0
-        step, state, self.earlier = found
-        return state, step
+        self.earlier, self.switched = found.seconds, found.switched
+        return found.state, found.step
 
     def _save(
         self, saved: Checkpoints, log: TextIO, done: int, state: TrainState
@@ -316,7 +331,8 @@ class _Run:
         # Everything up to a checkpoint is on disk before the checkpoint is.
         if is_first():
             os.fsync(log.fileno())
-        saved.save(done, state, about(self.config, self.data.sha256, self._seconds()))
+        sha256, seconds = self.data.sha256, self._seconds()
+        saved.save(done, state, about(self.config, sha256, seconds, self.switched))
 
     def _seconds(self) -> float:
         return self.earlier + time.monotonic() - self.begun
@@ -341,6 +357,8 @@ class _Run:
             "skipped": skipped,
             "devices": self.mesh.size,
         }
+        if self.switched:
+            summary["switched"] = list(self.switched)
         if not is_first():
             return summary
         write_text(folder.summary, json.dumps(summary, indent=2) + "\n")

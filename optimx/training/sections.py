@@ -182,6 +182,9 @@ class Checkpoint:
 
     every: int = _key(200, _at_least(1), "steps between checkpoints")
     keep: int = _key(2, _at_least(1), "checkpoints that are kept")
+    switch_to: str | None = _key(
+        None, ANYTHING, "optimizer.name, if checkpoints of other optimizers go over"
+    )
 
 
 SECTION_TYPES: dict[str, type] = {

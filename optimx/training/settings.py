@@ -67,6 +67,18 @@ def read_file(path: Path) -> Layer:
     return merge(_layers(path, ()))
 
 
+def read_text(text: str, origin: str) -> Layer:
+    """The settings of what a file of a run's own says; it includes nothing.
+
+    Raises:
+      InputError: it is not TOML, or has an unknown section.
+    """
+    try:
+        return _flatten(tomllib.loads(text), origin)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{origin}: is not TOML: {error}") from error
+
+
 def _layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     if path.resolve() in above:
         raise InputError(f"{path}: includes itself")

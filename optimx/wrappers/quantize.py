@@ -1,6 +1,8 @@
 """State in fewer bits between steps."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -71,7 +73,27 @@ def moments(path: tuple) -> str | None:
     return next(known, None)
 
 
-class _Quantized(optax.GradientTransformationExtraArgs):
+_record: contextvars.ContextVar[list["Quantized"] | None] = contextvars.ContextVar(
+    "record", default=None
+)
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list["Quantized"]]:
+    """The quantized transformations whose ``init`` is traced inside, in order.
+
+    They may stand anywhere in what is traced: the counter of a state then has the
+    shape (..., number, 0), by which it is told whose it is.
+    """
+    found: list[Quantized] = []
+    token = _record.set(found)
+    try:
+        yield found
+    finally:
+        _record.reset(token)
+
+
+class Quantized(optax.GradientTransformationExtraArgs):
     """A transformation that knows how its state is coded."""
 
     codec: Codec
@@ -136,7 +158,11 @@ def quantized(
 
     def init(params):
         state = _encoded(inner.init(params), codec, parts, least)
-        return QuantizedState(jnp.zeros([], jnp.int32), state)
+        shape = ()
+        if (record := _record.get()) is not None:
+            shape = len(record), 0
+            record.append(tx)
+        return QuantizedState(jnp.zeros(shape, jnp.int32), state)
 
     def update(updates, state, params=None, **extra_args):
         before = _decoded(state.inner, codec, parts)
@@ -144,7 +170,7 @@ def quantized(
         coded = _recoded(after, state, codec, parts, seed)
         return updates, QuantizedState(_tree.increment(state.count), coded)
 
-    tx = _Quantized(init, update)
+    tx = Quantized(init, update)
     tx.codec, tx.parts, tx.least = codec, parts, least
     return tx
 
@@ -184,8 +210,8 @@ def decode_state(tx: optax.GradientTransformation, state: QuantizedState) -> PyT
     return _decoded(state.inner, tx.codec, tx.parts)
 
 
-def _require_quantized(where: str, tx: Any) -> _Quantized:
-    if not isinstance(tx, _Quantized):
+def _require_quantized(where: str, tx: Any) -> Quantized:
+    if not isinstance(tx, Quantized):
         raise TypeError(f"{where}: tx must be made by quantized(...), got {tx!r}.")
     return tx
 
@@ -223,7 +249,7 @@ def _decoded(state: PyTree, codec: Codec, parts: Parts) -> PyTree:
     def decode(path, x):
         if not isinstance(x, Coded):
             return x
-        return codec.decode(x, _kind(path, parts))
+        return codec.decode(x, kind_of(path, parts))
 
     return jax.tree_util.tree_map_with_path(decode, state, is_leaf=_stays)
 
@@ -237,7 +263,7 @@ def _recoded(
     def encode(path, before, x):
         if not isinstance(before, Coded):
             return x
-        kind, bits = _kind(path, parts), None
+        kind, bits = kind_of(path, parts), None
         if codec.rounding == STOCHASTIC:
             bits = bits_like(x, stream(seed, old.count, next(coded)))
         return codec.encode(x, kind, bits)
@@ -245,7 +271,7 @@ def _recoded(
     return jax.tree_util.tree_map_with_path(encode, old.inner, state, is_leaf=_stays)
 
 
-def _kind(path: tuple, parts: Parts) -> str:
+def kind_of(path: tuple, parts: Parts) -> str:
     """What ``parts`` said when the state was made: paths do not change."""
     kind = parts(path)
     assert kind is not None

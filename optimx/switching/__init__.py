@@ -1,0 +1,1 @@
+"""From one optimizer to another: what two states have in common."""
