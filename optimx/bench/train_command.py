@@ -21,6 +21,7 @@ _HEADINGS = (
     "optimizer",
     "input",
     "temp GB",
+    "device GB",
     "compile s",
 )
 
@@ -93,10 +94,12 @@ def bench_train(
 def title(report: TrainReport) -> str:
     """What was measured, on what."""
     about = report.about
+    peak = about["peak_bytes"]
+    most = f" At most a device held {peak / 1e9:.2f} GB, of all rows." if peak else ""
     return (
         f"A step of {about['tokens_per_step']:,} tokens, {about['precision']}, context "
         f"{about['context']}, attention {about['attention']}, on {about['device']}, "
-        f"jax {about['jax']}."
+        f"jax {about['jax']}.{most}"
     )
 
 
@@ -132,6 +135,7 @@ def _cells(row: TrainRow) -> list[str]:
         _percent(row.optimizer_share),
         _percent(row.input_wait),
         f"{row.temporary_bytes / 1e9:.2f}",
+        f"{row.device_bytes / 1e9:.2f}",
         f"{row.compile_seconds:.1f}",
     ]
 

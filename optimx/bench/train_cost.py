@@ -26,6 +26,7 @@ from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.feed import Feed
 from optimx.training.parallel.mesh import check_batch, make_mesh, placed, state_sharding
 from optimx.training.planning.chips import chip_of
+from optimx.training.planning.memory import step_memory
 from optimx.training.state import abstract_state, init_state
 from optimx.training.step import make_train_step
 
@@ -49,6 +50,7 @@ class TrainRow:
         that has them; None where it was not measured.
       compile_seconds: to trace, lower and compile the step.
       temporary_bytes: that the compiled step allocates on a device.
+      device_bytes: that the compiled step takes of a device's memory in all.
     """
 
     name: str
@@ -59,6 +61,7 @@ class TrainRow:
     input_wait: float | None
     compile_seconds: float
     temporary_bytes: int
+    device_bytes: int
 
     @property
     def median(self) -> float:
@@ -152,7 +155,7 @@ class _Subject:
         began = time.perf_counter()
         self._step = step.lower(shapes, *self._batch).compile()
         self.compile_seconds = time.perf_counter() - began
-        self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
+        self.memory = step_memory(self._step)
         self._state = init_state(config, tx, shardings)
 
     def run(self, steps: int, *, draw: bool = False) -> float:
@@ -178,7 +181,7 @@ class _ByHand:
         step = minimal.make_step(config.model, tx)
         self._step = step.lower(*self._state, self._batch).compile()
         self.compile_seconds = time.perf_counter() - began
-        self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
+        self.memory = step_memory(self._step)
 
     def run(self, steps: int, *, draw: bool = False) -> float:
         """As a subject's."""
@@ -212,7 +215,8 @@ def _row(
         optimizer_share=None if subject.name == SGD else share,
         input_wait=wait,
         compile_seconds=subject.compile_seconds,
-        temporary_bytes=subject.temporary_bytes,
+        temporary_bytes=subject.memory.temporary,
+        device_bytes=subject.memory.device,
     )
 
 
@@ -230,6 +234,8 @@ def _about(config: Config, mesh: Any, steps: int, rounds: int) -> dict[str, Any]
         "tokens_per_step": config.tokens_per_step,
         "flops_per_token": flops.per_token(model, config.data.context),
         "mesh": dict(mesh.shape),
+        "offload": config.mesh.offload,
+        "peak_bytes": _peak_bytes(mesh),
         "steps": steps,
         "rounds": rounds,
         "device": device_name(),
@@ -237,3 +243,9 @@ def _about(config: Config, mesh: Any, steps: int, rounds: int) -> dict[str, Any]
         "jax": jax.__version__,
         "optax": optax.__version__,
     }
+
+
+def _peak_bytes(mesh: Any) -> int | None:
+    """The most that a device has held so far; None where it does not count."""
+    known = [(device.memory_stats() or {}) for device in mesh.local_devices]
+    return max(stats.get("peak_bytes_in_use") or 0 for stats in known) or None

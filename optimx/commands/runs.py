@@ -74,7 +74,7 @@ def _add_plan(commands: Any) -> None:
         action="append",
         default=[],
         metavar="AXIS=N[,...]",
-        help="such as data=4,fsdp=4; several times to compare",
+        help="such as data=4,fsdp=4,offload=state; several times to compare",
     )
     plan.add_argument("--out", type=Path, metavar="FILE.json", help="all the numbers")
     plan.add_argument("--markdown", action="store_true", help="print it as Markdown")

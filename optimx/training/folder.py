@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from optimx.training.checkpoints.manifest import write_text
 from optimx.training.errors import InputError
+from optimx.training.lock import exclusive
+from optimx.training.parallel.processes import agreed, is_first
 
 
 class RunFolder:
@@ -45,6 +47,26 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: cannot be made: {error.strerror}"
             ) from error
+
+    @contextlib.contextmanager
+    def claimed(self, check: Callable[[], None]) -> Iterator[None]:
+        """The folder for one run alone; its first process locks it for all of them.
+
+        Args:
+          check: raises InputError where the folder cannot be used: before the lock,
+            for there may be no folder yet, and behind it, for another run may have
+            been there in between.
+
+        Raises:
+          InputError: in every process of the run, where it cannot be used.
+        """
+        with contextlib.ExitStack() as held:
+            with agreed():
+                if is_first():
+                    check()
+                    held.enter_context(exclusive(self.path, "another run"))
+                    check()
+            yield
 
     def begin(self, tokenizer: str | None, config: str) -> None:
         """Writes what makes the folder one of a run, whole files only.

@@ -43,7 +43,8 @@ from optimx.training.parallel.mesh import (
     placed,
     state_sharding,
 )
-from optimx.training.parallel.processes import any_says, is_first, whole
+from optimx.training.parallel.processes import agreed, any_says, is_first, whole
+from optimx.training.planning.memory import step_memory
 from optimx.training.plot import plot_losses
 from optimx.training.recorder import REMEDY, Recorder
 from optimx.training.report import Report
@@ -82,19 +83,24 @@ def train(
     """
     begun = time.monotonic()
     mesh = _mesh(config, devices)
-    if is_first():
-        folder.create()
-    check_initial_params(config)
-    with _report(config) as report, unwritable(InputError, folder.path):
+    with (
+        _report(config) as report,
+        folder.claimed(folder.create),
+        unwritable(InputError, folder.path),
+    ):
         report.say("Reading the data")
-        data = load_dataset(config.data, config.model.vocab)
-        check_sizes(data, config.data, config.train)
-        check_initial_tokenizer(config, data.tokenizer)
-        hashed = dataclasses.replace(config.data, sha256=data.sha256)
-        config = dataclasses.replace(config, data=hashed)
-        if is_first():
-            tokenizer = data.tokenizer and data.tokenizer.to_str()
-            folder.begin(tokenizer, dump_config(config))
+        with agreed(), unwritable(InputError, folder.path):
+            check_initial_params(config)
+            data = load_dataset(config.data, config.model.vocab)
+            check_sizes(data, config.data, config.train)
+            check_initial_tokenizer(config, data.tokenizer)
+            hashed = dataclasses.replace(config.data, sha256=data.sha256)
+            config = dataclasses.replace(config, data=hashed)
+        # Once all processes can use the data: from here on the folder is a run's.
+        with agreed(), unwritable(InputError, folder.path):
+            if is_first():
+                tokenizer = data.tokenizer and data.tokenizer.to_str()
+                folder.begin(tokenizer, dump_config(config))
         return _Run(config, folder, data, mesh, report, begun).go()
 
 
@@ -119,19 +125,23 @@ def resume(
       StorageError: the folder can no longer be written.
     """
     begun = time.monotonic()
-    folder.require()
     overrides = list(overrides)
-    config = switch_config(folder.config, overrides)
-    own = config.data
-    if own.source != "bin" or folder.tokenizer.exists():
-        folder.require_tokenizer()
-        own = dataclasses.replace(own, tokenizer=str(folder.tokenizer))
-    mesh = _mesh(config, devices)
-    with _report(config) as report, unwritable(InputError, folder.path):
-        report.say("Reading the data")
-        data = load_dataset(own, config.model.vocab)
-        run = _Run(config, folder, data, mesh, report, begun, is_new=bool(overrides))
-        return run.go()
+    with folder.claimed(folder.require):
+        with agreed():
+            config = switch_config(folder.config, overrides)
+            own = config.data
+            if own.source != "bin" or folder.tokenizer.exists():
+                folder.require_tokenizer()
+                own = dataclasses.replace(own, tokenizer=str(folder.tokenizer))
+            mesh = _mesh(config, devices)
+        with _report(config) as report, unwritable(InputError, folder.path):
+            report.say("Reading the data")
+            with agreed(), unwritable(InputError, folder.path):
+                data = load_dataset(own, config.model.vocab)
+            run = _Run(
+                config, folder, data, mesh, report, begun, is_new=bool(overrides)
+            )
+            return run.go()
 
 
 def _mesh(config: Config, devices: Sequence[jax.Device] | None) -> jax.sharding.Mesh:
@@ -276,6 +286,7 @@ class _Run:
             # from shapes, so that a resumed run finds the same program in the cache.
             step = make_train_step(config, tx, shardings)
             step = step.lower(shapes, *feed.inputs(done)).compile()
+            self.report.say(str(step_memory(step)))
             evaluate = make_evaluate(config, feed.validation())
             with (
                 unwritable(StorageError, self.folder.metrics),

@@ -174,6 +174,11 @@ class Mesh:
     zero1: bool = _key(
         False, ANYTHING, "optimizer state is split over data, parameters are not"
     )
+    offload: str = _key(
+        "none",
+        _one_of("none", "state"),
+        "what rests in the host's memory between updates: nothing, optimizer state",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

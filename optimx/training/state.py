@@ -1,6 +1,7 @@
 """What a run carries from step to step."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -56,7 +57,10 @@ def init_state(
         params = model.init(config.model, config.train.seed, where)
     stale = None
     if "stale_grads" in config.optimizer.needs:
-        stale = jax.tree.map(jnp.zeros_like, params)
+        zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+        stale = jax.jit(zeros, out_shardings=shardings and shardings.stale_grads)(
+            params
+        )
     first = jax.jit(tx.init, out_shardings=shardings and shardings.optimizer)
 
     def zero(name: str) -> jax.Array:

@@ -13,6 +13,7 @@ from optimx.training.config import Config
 from optimx.training.network import model
 from optimx.training.network.model import Params
 from optimx.training.optimizer import learning_rate_schedule
+from optimx.training.parallel.offload import fetch, stow, visiting
 from optimx.training.state import TrainState
 from optimx.transforms.gradient_difference import value_and_stale_grad
 
@@ -45,7 +46,8 @@ def make_train_step(
       config: of the run.
       tx: its optimizer.
       shardings: of the state, in and out; metrics are then on every device of their
-        mesh. None on one device.
+        mesh. What they place in the host's memory comes to the device for the update
+        only. None on one device.
     """
     dtype = jnp.dtype(config.train.precision)
     needs_stale = "stale_grads" in config.optimizer.needs
@@ -53,6 +55,9 @@ def make_train_step(
     rate = learning_rate_schedule(
         config.schedule, config.optimizer.rule.learning_rate, config.train.steps
     )
+
+    if shardings is not None:
+        tx = visiting(tx, shardings.optimizer)
 
     def loss_fn(params, tokens_BxS):
         return model.mean_loss(config.model, params, tokens_BxS, dtype)
@@ -65,6 +70,9 @@ def make_train_step(
             # have not moved, and MARS corrects by nothing.
             stale, _ = clip_by_global_norm(stale, clip_norm)
             extra = {"stale_grads": state.stale_grads}
+            if shardings is not None:
+                stale = stow(stale, shardings.stale_grads)
+                extra = fetch(extra, {"stale_grads": shardings.stale_grads})
         else:
             one = jax.value_and_grad(loss_fn)
             loss, grads = _mean_over(one, state.params, tokens)

@@ -65,13 +65,14 @@ def test_a_report(corpus, tmp_path):
         assert row.utilization is None  # of a CPU nobody states it
         assert row.compile_seconds > 0
         assert row.input_wait is not None
+        assert row.device_bytes > row.temporary_bytes > 0
     assert rows[SGD].optimizer_share is None
     assert rows["lion"].optimizer_share < 1
     kept = json.loads(report.as_json())
     assert kept["tokens_per_step"] == 64
     assert [row["name"] for row in kept["rows"]] == list(rows)
     table = as_markdown(report).splitlines()
-    assert table[2].count("|") == table[4].count("|") == 10
+    assert table[2].count("|") == table[4].count("|") == 11
     console = Console(record=True, width=100)
     show(report, console)
     assert "A step of 64 tokens, float32, context 16, attention xla" in (

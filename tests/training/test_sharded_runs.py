@@ -137,14 +137,14 @@ def free_port():
         return found.getsockname()[1]
 
 
-def together(*arguments):
-    """What two real processes of two devices each print; each has its own words."""
+def started(*arguments):
+    """Two real processes of two devices each; each has its own words."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "JAX_PLATFORMS": "cpu",
     }
-    both = [
+    return [
         subprocess.Popen(
             [sys.executable, *map(str, words)],
             stdout=subprocess.PIPE,
@@ -154,6 +154,11 @@ def together(*arguments):
         )
         for words in arguments
     ]
+
+
+def together(*arguments):
+    """What both print."""
+    both = started(*arguments)
     said = [process.communicate(timeout=300) for process in both]
     for process, (_, err) in zip(both, said, strict=True):
         assert process.returncode == 0, err
@@ -202,6 +207,32 @@ def test_two_processes_are_one_run(corpus, tmp_path):
         file.unlink()
     resume_alone(run)
     close(lines(folder), lines(alone))
+
+
+def test_two_processes_refuse_together(corpus, tmp_path):
+    """What the first alone can see, and what the second alone can."""
+    arguments = words(corpus, train__batch_size=8, **PAIR)
+    taken, fresh = tmp_path / "taken", tmp_path / "fresh"
+    taken.mkdir()
+    (taken / "config.toml").touch()
+    missing = ["--data.path", tmp_path / "away"]
+    for folder, more, line in (
+        (taken, [], f"optimx: {taken}: holds another run; optimx resume {taken} "),
+        (fresh, missing, "optimx: process 1: "),
+    ):
+        command = ["-m", "optimx", "train", *arguments, "--out", folder]
+        command += ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
+        both = started([*command, "--process", 0], [*command, *more, "--process", 1])
+        said = [process.communicate(timeout=100)[1] for process in both]
+        assert [process.returncode for process in both] == [2, 2], said
+        one, other = (
+            [line for line in err.splitlines() if line.startswith("optimx: ")]
+            for err in said
+        )
+        assert one == other
+        assert len(one) == 1
+        assert one[0].startswith(line)
+    assert not (fresh / "config.toml").exists()
 
 
 def resume_alone(folder):

@@ -17,6 +17,7 @@ from optimx.training.checkpoints.origin import leaves_of, require_leaves
 from optimx.training.checkpoints.refit import as_saved, fitted
 from optimx.training.errors import InputError, StorageError
 from optimx.training.network.model import Params
+from optimx.training.parallel.offload import copied
 from optimx.training.state import TrainState
 
 _PARAMS, _REST, _ABOUT = "params", "rest", "about"
@@ -130,7 +131,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     **{
                         _PARAMS: ocp.args.StandardSave(state.params),
-                        _REST: ocp.args.StandardSave(_rest(state)),
+                        _REST: ocp.args.StandardSave(copied(_rest(state))),
                         _ABOUT: ocp.args.JsonSave(known),
                     }
                 ),

@@ -15,6 +15,7 @@ from optimx.training.data.prepare_report import PrepareReport
 from optimx.training.data.shard_writer import Shard, ShardWriter, put_file
 from optimx.training.data.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 from optimx.training.errors import InputError
+from optimx.training.lock import exclusive
 
 _LEARNED_FROM = 100_000_000  # characters that a new tokenizer is trained on
 _AT_ONCE = 2**22  # characters that are encoded together
@@ -73,13 +74,20 @@ def prepare(asked: Preparation, report: PrepareReport) -> Manifest:
 
     Raises:
       InputError: the source or the tokenizer cannot be used, the folder belongs to
-        other work or cannot be written, the disk is full.
+        other work, is being written or cannot be, the disk is full.
     """
     given = None if asked.tokenizer is None else load_tokenizer(asked.tokenizer)
     try:
         asked.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{asked.out}: cannot be made: {error.strerror}") from error
+    with exclusive(asked.out, "another optimx prepare"):
+        return _prepare(asked, given, report)
+
+
+def _prepare(
+    asked: Preparation, given: Tokenizer | None, report: PrepareReport
+) -> Manifest:
     source = _source(asked)
     report.say("Looking at the documents")
     manifest = open_manifest(asked.out, _options(asked), source.describe())

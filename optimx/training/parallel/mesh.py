@@ -22,6 +22,7 @@ from optimx.training import sections
 from optimx.training.config import Config
 from optimx.training.errors import InputError
 from optimx.training.network import model
+from optimx.training.parallel.offload import at_rest, bytes_on_host, check_offload
 from optimx.training.state import TrainState, abstract_state
 
 AXES = ("data", "fsdp", "tensor")
@@ -53,11 +54,14 @@ def make_mesh(
       devices: to share out; all of them, of all processes, if None.
 
     Raises:
-      InputError: the axes do not multiply to the number of devices.
+      InputError: the axes do not multiply to the number of devices; these lack the
+        memory that ``offload`` needs.
     """
     devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(section, len(devices))
+    check_offload(section.offload, devices)
     return jax.make_mesh(
-        axis_sizes(section, len(devices)),
+        sizes,
         AXES,
         axis_types=(AxisType.Auto,) * len(AXES),
         devices=devices,
@@ -155,8 +159,8 @@ def state_sharding(
     """The sharding of every array of a run's state.
 
     Optimizer state follows the parameters; with ``mesh.zero1`` it is split over
-    ``data`` besides. As everything that traces a run on several devices, this is
-    called inside ``jax.set_mesh(mesh)``.
+    ``data`` besides, with ``mesh.offload`` it rests in the host's memory. As everything
+    that traces a run on several devices, this is called inside ``jax.set_mesh(mesh)``.
 
     Raises:
       InputError: an axis does not divide a dimension; ``mesh.zero1`` splits nothing.
@@ -171,6 +175,9 @@ def state_sharding(
         before, optimizer = optimizer, state_shardings(tx, split)
         _require_less(shapes.optimizer, before, optimizer, mesh)
     stale = None if shapes.stale_grads is None else where
+    if config.mesh.offload == "state":
+        optimizer = at_rest(shapes.optimizer, optimizer)
+        stale = at_rest(shapes.stale_grads, stale)
     return TrainState(
         **dict.fromkeys(_counters(shapes), NamedSharding(mesh, P())),
         params=where,
@@ -231,7 +238,7 @@ def describe(
     shapes: TrainState,
     mesh: jax.sharding.Mesh,
 ) -> list[str]:
-    """Lines about the devices of a run, none where there is only one.
+    """Lines about the devices of a run, none where one holds everything.
 
     Args:
       config: of the run.
@@ -239,8 +246,12 @@ def describe(
       shapes: of its state, with shardings.
       mesh: of its devices.
     """
+    rests = bytes_on_host((shapes.optimizer, shapes.stale_grads))
+    hosted = [f"{rests / 1e6:,.1f} MB of optimizer state rest in the host's memory"]
+    if config.mesh.offload == "none":
+        hosted = []
     if mesh.size == 1:
-        return []
+        return hosted
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     lines = [f"{mesh.size} devices of {jax.process_count()} processes: {axes}"]
     where = jax.tree.map(lambda leaf: leaf.sharding, shapes)
@@ -253,7 +264,7 @@ def describe(
     if config.mesh.zero1:
         whole = bytes_per_device(shapes.optimizer, state_shardings(tx, shapes.params))
         lines[-1] += f"; mesh.zero1 saves {(whole - state) / 1e6:,.1f} MB"
-    return lines
+    return [*lines, *(f"Of each device, {line}" for line in hosted)]
 
 
 def _require_less(

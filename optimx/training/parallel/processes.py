@@ -1,6 +1,8 @@
 """A run of several processes, each with its own devices."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from optimx.training.errors import InputError
 
 _AGREE_EVERY = 16  # steps between looks at the other processes' signals
+_LONGEST = 4096  # bytes of a line that is told to the other processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,35 @@ def any_says(yes: bool, step: int) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(np.any(multihost_utils.process_allgather(np.asarray(yes))))
+
+
+@contextlib.contextmanager
+def agreed() -> Iterator[None]:
+    """A block that every process runs: input that one refuses, all of them refuse.
+
+    A process that ended alone would leave the others waiting for it.
+
+    Raises:
+      InputError: the block did, here or elsewhere; the same line everywhere.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax.experimental import multihost_utils
+
+    mine = ""
+    try:
+        yield
+    except InputError as error:
+        # At fault may be the machine: say which.
+        where = "" if is_first() else f"process {jax.process_index()}: "
+        mine = where + " ".join(str(error).split())
+    line = np.zeros(_LONGEST, np.uint8)
+    said = np.frombuffer(mine.encode()[:_LONGEST], np.uint8)
+    line[: len(said)] = said
+    for told in multihost_utils.process_allgather(line):
+        if told.any():
+            raise InputError(bytes(told[told > 0]).decode(errors="replace"))
 
 
 def place(make: Any, shape: tuple[int, ...], sharding: jax.sharding.Sharding) -> Any:

@@ -27,8 +27,10 @@ from optimx.training.parallel.mesh import (
     placed,
     state_sharding,
 )
+from optimx.training.parallel.offload import fetch, visiting
 from optimx.training.planning.chips import TPUS, Chip
 from optimx.training.planning.collectives import collectives
+from optimx.training.planning.memory import step_memory
 from optimx.training.planning.traffic import bytes_moved
 from optimx.training.state import TrainState, abstract_state
 from optimx.training.step import make_train_step
@@ -42,12 +44,14 @@ class Plan:
       optimizer: its name.
       topology: as it was asked for.
       mesh: devices of each axis.
+      offload: what rests in the host's memory, ``none`` or ``state``.
       parameters: of the model, in all.
       parameter_bytes: of parameters, on a device.
-      state_bytes: of optimizer state.
+      state_bytes: of optimizer state, wherever it rests.
       gradient_bytes: of the gradient, which is among the temporaries.
       temporary_bytes: that the step allocates besides arguments and results.
       total_bytes: that the step needs, at its largest.
+      host_bytes: that it needs of the host's memory besides; 0 for CPU devices.
       memory_bytes: that the device has; None where that is not known.
       flops: of the model, on a device, by its sizes.
       bytes_moved: between memory and arithmetic, by the compiled program.
@@ -66,12 +70,14 @@ class Plan:
     optimizer: str
     topology: str
     mesh: dict[str, int]
+    offload: str
     parameters: int
     parameter_bytes: int
     state_bytes: int
     gradient_bytes: int
     temporary_bytes: int
     total_bytes: int
+    host_bytes: int
     memory_bytes: float | None
     flops: float
     bytes_moved: float
@@ -189,7 +195,10 @@ def _compile_update(
     shardings: TrainState,
     config: Config,
 ) -> Any:
+    tx = visiting(tx, shardings.optimizer)
+
     def update(optimizer, params, grads, stale):
+        stale = fetch(stale, shardings.stale_grads)
         extra = {} if stale is None else {"stale_grads": stale}
         updates, optimizer = tx.update(grads, optimizer, params, **extra)
         return optimizer, optax.apply_updates(params, updates)
@@ -216,7 +225,7 @@ def _read(
     update: Any,
     seconds: float,
 ) -> Plan:
-    memory = step.memory_analysis()
+    memory = step_memory(step)
     text, update_text = step.as_text(), update.as_text()
     moved, alone_moved = bytes_moved(text), bytes_moved(update_text)
     sent = Counter()
@@ -234,17 +243,15 @@ def _read(
         optimizer=config.optimizer.rule.name,
         topology=topology,
         mesh=dict(mesh.shape),
+        offload=config.mesh.offload,
         parameters=sum(math.prod(p.shape) for p in jax.tree.leaves(shapes.params)),
         parameter_bytes=bytes_per_device(shapes.params, shardings.params),
         state_bytes=bytes_per_device(shapes.optimizer, shardings.optimizer)
         + bytes_per_device(shapes.stale_grads, shardings.stale_grads),
         gradient_bytes=bytes_per_device(shapes.params, shardings.params),
-        temporary_bytes=memory.temp_size_in_bytes,
-        total_bytes=memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes,
+        temporary_bytes=memory.temporary,
+        total_bytes=memory.device,
+        host_bytes=memory.host,
         memory_bytes=chip and chip.memory,
         flops=work,
         bytes_moved=moved,

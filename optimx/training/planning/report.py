@@ -16,7 +16,7 @@ from optimx.training.files import require_writable
 from optimx.training.parallel.mesh import AXES
 from optimx.training.planning.plan import Plan, devices_of, plan
 
-WIDTH = 118
+WIDTH = 125
 
 _HEADINGS = (
     "\noptimizer",
@@ -25,6 +25,7 @@ _HEADINGS = (
     "state\nGB",
     "temp\nGB",
     "total\nGB",
+    "host\nGB",
     "of\nchip",
     "work\nTFLOP",
     "moved\nGB",
@@ -50,7 +51,7 @@ def plans(
       overrides: dotted settings.
       topology: to compile for.
       optimizers: names, in place of the run's own.
-      meshes: such as ``data=4,fsdp=4``, in place of the run's own.
+      meshes: such as ``data=4,fsdp=4,offload=state``, in place of the run's own.
 
     Raises:
       InputError: a mesh that cannot be read, and what :func:`load_config` raises.
@@ -67,19 +68,21 @@ def plans(
 def read_mesh(text: str) -> list[tuple[str, str]]:
     """The settings of ``data=4,fsdp=4``; axes that it leaves out are 1.
 
+    ``offload=state`` may be among them; left out, it is as the run has it.
+
     Raises:
       InputError: an axis that there is not, a size that is no number.
     """
-    sizes = dict.fromkeys(AXES, "1")
+    chosen = dict.fromkeys(AXES, "1")
     for part in text.split(","):
-        axis, _, size = part.strip().partition("=")
-        if axis not in AXES or not size.lstrip("-").isdigit():
+        key, _, value = part.strip().partition("=")
+        if key != "offload" and (key not in AXES or not value.lstrip("-").isdigit()):
             raise InputError(
                 f"--mesh {text!r}: must be AXIS=DEVICES[,...] with axes of "
-                f"{', '.join(AXES)}"
+                f"{', '.join(AXES)}, and offload=state or offload=none"
             )
-        sizes[axis] = size
-    return [(f"mesh.{axis}", size) for axis, size in sizes.items()]
+        chosen[key] = value
+    return [(f"mesh.{key}", value) for key, value in chosen.items()]
 
 
 def show_plans(
@@ -153,7 +156,15 @@ def _exchange(one: Plan) -> str:
 
 def _cells(one: Plan) -> list[str]:
     axes = [f"{axis}={n}" for axis, n in one.mesh.items() if n > 1] or ["one device"]
-    sizes = one.parameter_bytes, one.state_bytes, one.temporary_bytes, one.total_bytes
+    if one.offload != "none":
+        axes.append(f"offload={one.offload}")
+    sizes = (
+        one.parameter_bytes,
+        one.state_bytes,
+        one.temporary_bytes,
+        one.total_bytes,
+        one.host_bytes,
+    )
     return [
         one.optimizer,
         ",".join(axes),

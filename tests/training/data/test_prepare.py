@@ -219,6 +219,23 @@ def large(tmp_path_factory):
     return words, made
 
 
+def test_two_preparations_of_one_folder(tmp_path, large):
+    """The second is a real process too; the first ends as if it had been alone."""
+    words, whole = large
+    out = tmp_path / "out"
+    first = start(*words, "--out", out)
+    while not list(out.glob("*.bin")):
+        assert first.poll() is None, first.communicate()
+    first.send_signal(signal.SIGSTOP)
+    second = start(*words, "--out", out)
+    _, err = second.communicate(timeout=100)
+    first.send_signal(signal.SIGCONT)
+    line = "another optimx prepare is writing there at this moment"
+    assert (second.returncode, err) == (2, f"optimx: {out}: {line}\n")
+    assert first.communicate(timeout=100)[1] == ""
+    assert content(out) == whole
+
+
 def test_a_killed_preparation_continues_to_the_same_bytes(tmp_path, large):
     """Real processes, killed at three different moments."""
     words, whole = large

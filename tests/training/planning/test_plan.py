@@ -88,6 +88,12 @@ def test_meshes_are_read():
         ("mesh.fsdp", "2"),
         ("mesh.tensor", "1"),
     ]
+    assert report.read_mesh("fsdp=2,offload=state") == [
+        ("mesh.data", "1"),
+        ("mesh.fsdp", "2"),
+        ("mesh.tensor", "1"),
+        ("mesh.offload", "state"),
+    ]
     with pytest.raises(InputError, match="--mesh 'model=2': must be AXIS=DEVICES"):
         report.read_mesh("model=2")
     with pytest.raises(InputError, match="--mesh 'data=two': must be"):
@@ -124,3 +130,28 @@ def test_a_slice_that_is_not_there(corpus):
     assert 0 < found.roofline < 1
     assert found.tokens_per_second == pytest.approx(8 * 16 / found.roofline)
     assert 0 < found.optimizer_share <= 1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: python -m pip install -e '.[tpu-plan]'",
+)
+def test_state_on_the_host_of_a_slice_leaves_room_on_its_devices(corpus):
+    """Layers are stacked and gradients large: the state comes a part at a time."""
+    sizes = {"heads": 4, "width": 512, "context": 256, "vocab": 8192, "layers": 2}
+    run = config(
+        corpus,
+        optimizer__name="adamw",
+        train__precision="bfloat16",
+        model__bias="false",
+        model__scan="true",
+        mesh__data=-1,
+        **{f"model__{key}": size for key, size in sizes.items()},
+    )
+    away = dataclasses.replace(run.mesh, offload="state")
+    near = plans.plan(run, "v5e:2x2")
+    far = plans.plan(dataclasses.replace(run, mesh=away), "v5e:2x2")
+    assert (near.host_bytes, near.state_bytes) == (0, far.state_bytes)
+    # All but gains, biases and counts.
+    assert 0.98 * far.state_bytes < far.host_bytes < 1.02 * far.state_bytes
+    assert near.total_bytes - far.total_bytes > far.state_bytes / 4
