@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from optimx.commands import bench, data, runs, weights
+from optimx.commands import bench, compare, data, runs, weights
 from optimx.commands.usage import Overrides, UsageError
 
 _DONE, _FAILED, _BAD_INPUT, _INTERRUPTED = 0, 1, 2, 130
@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(words)
         if overrides and not getattr(options, "takes_settings", False):
             raise UsageError(
-                f"--{overrides[0][0]}: only optimx train, resume, plan and bench "
-                "train take settings"
+                f"--{overrides[0][0]}: only optimx train, resume, compare, plan and "
+                "bench train take settings"
             )
         return _guarded(options, overrides)
     except UsageError as error:
@@ -75,7 +75,7 @@ def _take_overrides(words: list[str]) -> tuple[Overrides, list[str]]:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="optimx", description="Optimizers, and a GPT-2 to try them.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for family in (runs, weights, data, bench):
+    for family in (runs, compare, weights, data, bench):
         family.add_commands(commands)
     return parser
 

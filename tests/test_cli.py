@@ -112,7 +112,7 @@ def refuse(capsys, *arguments):
         ("", "required: COMMAND"),
         (
             "list --train.steps 5",
-            "only optimx train, resume, plan and bench train take",
+            "only optimx train, resume, compare, plan and bench train take",
         ),
         ("resume absent", r"absent: is not a run's folder: no config\.toml"),
         ("sample absent --prompt x", "absent: is not a run's folder"),

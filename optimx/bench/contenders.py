@@ -4,11 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import optax
 
 from optimx import registry
-from optimx.partition import MATRIX, by_path
+from optimx.training import catalogue
 from optimx.training.errors import InputError, nearest
 from optimx.training.optimizer import resolve_optimizer, transformation
 from optimx.training.settings import Setting
@@ -19,17 +18,6 @@ AT_ONCE = ":at-once"
 CODED = tuple(state for state in registry.STATES if state != "float32")
 
 _STEPS = 1000  # recipes that follow the length of a run need one
-
-# Nobody orthogonalizes a vocabulary: what treats matrices apart gets those of the
-# blocks, ours and Optax's alike.
-_labels = by_path(("wte/*", "wpe/*"))
-
-
-def _block_matrices(params: optax.Params) -> Any:
-    as_it_is = optax.contrib.MuonDimensionNumbers()
-    return jax.tree.map(
-        lambda label: as_it_is if label == MATRIX else None, _labels(params)
-    )
 
 
 class Peer(NamedTuple):
@@ -53,7 +41,8 @@ PEERS = {
     "optax.adafactor": Peer(optax.adafactor, {"learning_rate": 1e-3}),
     "optax.contrib.ademamix": Peer(optax.contrib.ademamix, _USUAL),
     "optax.contrib.muon": Peer(
-        optax.contrib.muon, _USUAL | {"muon_weight_dimension_numbers": _block_matrices}
+        optax.contrib.muon,
+        _USUAL | {"muon_weight_dimension_numbers": catalogue.block_matrices},
     ),
 }
 
@@ -165,7 +154,7 @@ def contender(name: str) -> Contender:
     rule = resolve_optimizer(given, _STEPS).rule
     hyper = dict(rule.hyperparameters)
     if "labels" in registry.hyperparameters(own):
-        hyper["labels"] = _labels
+        hyper["labels"] = catalogue.labels
     if name.endswith(AT_ONCE):
         hyper["spread"] = False
     rule = dataclasses.replace(rule, hyperparameters=hyper)

@@ -73,9 +73,21 @@ def load_config(
       InputError: an unknown section or key, a value of the wrong type or out of
         range, sizes that do not fit together.
     """
-    default: Layer = {"optimizer.name": Setting(optimizers.DEFAULT, "default")}
     file = {} if path is None else read_file(path)
-    return _resolve(merge([default, file, read_overrides(overrides)]))
+    return resolve_layers([file, read_overrides(overrides)])
+
+
+def resolve_layers(layers: Iterable[Layer]) -> Config:
+    """The configuration that settings mean.
+
+    Args:
+      layers: of settings, the later the stronger, all above the defaults.
+
+    Raises:
+      InputError: as :func:`load_config`.
+    """
+    default: Layer = {"optimizer.name": Setting(optimizers.DEFAULT, "default")}
+    return _resolve(merge([default, *layers]))
 
 
 def parse_config(text: str, origin: str) -> Config:
@@ -170,13 +182,18 @@ def _absolute(path: str) -> str:
 
 def dump_config(config: Config) -> str:
     """TOML that :func:`load_config` turns into the same configuration."""
-    tables: dict[str, Any] = {}
+    return tomli_w.dumps(tables(config))
+
+
+def tables(config: Config) -> dict[str, Any]:
+    """The sections as a file has them, by name."""
+    found: dict[str, Any] = {}
     for name in SECTIONS:
         if name == "optimizer":
-            tables[name] = _optimizer_table(config.optimizer)
+            found[name] = _optimizer_table(config.optimizer)
         else:
-            tables[name] = _writable(dataclasses.asdict(getattr(config, name)))
-    return tomli_w.dumps(tables)
+            found[name] = _writable(dataclasses.asdict(getattr(config, name)))
+    return found
 
 
 def _optimizer_table(optimizer: optimizers.Optimizer) -> dict[str, Any]:

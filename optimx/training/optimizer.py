@@ -7,8 +7,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
-from optimx import registry
 from optimx.partition import NOT_HIDDEN, by_path
 from optimx.schedules import (
     half_life_warmup,
@@ -16,6 +16,7 @@ from optimx.schedules import (
     linear_warmup,
     warmup_stable_decay,
 )
+from optimx.training import catalogue as registry
 from optimx.training.errors import InputError, nearest
 from optimx.training.network.layers import each_layer
 from optimx.training.sections import Schedule
@@ -253,6 +254,10 @@ def learning_rate_schedule(
     schedule: Schedule, peak: float, steps: int
 ) -> optax.Schedule:
     """The learning rate of a resolved ``[schedule]``; counts from 0."""
+    if isinstance(peak, Tracer):
+        # Optax's schedules look at their peak, and nobody can look at this one.
+        shape = learning_rate_schedule(schedule, 1.0, steps)
+        return lambda count: peak * shape(count)
     if schedule.kind == "cosine":
         return optax.warmup_cosine_decay_schedule(
             init_value=0.0 if schedule.warmup else peak,

@@ -90,7 +90,7 @@ class Report:
         self.say(
             f"\n{summary['optimizer']}: validation loss {loss:.4f} after "
             f"{summary['steps']} steps, {summary['tokens']:,} tokens, "
-            f"{_duration(seconds)}"
+            f"{duration(seconds)}"
         )
         if sample is not None:
             self.say("\nThe model writes:\n")
@@ -112,7 +112,7 @@ class Report:
     def _left(self, step: int) -> str:
         first, start = self._first
         per_step = (time.monotonic() - start) / max(1, step - first)
-        return f"{_duration(per_step * (self._steps - step))} left"
+        return f"{duration(per_step * (self._steps - step))} left"
 
     def _stop(self) -> None:
         if self._progress is not None:
@@ -120,7 +120,8 @@ class Report:
             self._progress = None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As a clock shows it: ``1:02:03``, or ``2:03`` below an hour."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

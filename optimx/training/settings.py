@@ -7,7 +7,7 @@ about theirs: hyperparameters do not carry over from one rule to another.
 """
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,17 +54,21 @@ def _stays(key: str, prefix: str) -> bool:
     return paths or not key.startswith(prefix)
 
 
-def read_file(path: Path) -> Layer:
+def read_file(path: Path, besides: Collection[str] = ()) -> Layer:
     """The settings of a TOML file, on top of those of the files it includes.
 
     ``include = ["../model/small.toml", ...]`` at the top of a file names others,
     relative to its folder; they are files of the same kind.
 
+    Args:
+      path: of the file.
+      besides: sections of the file that are no run's; they are passed over.
+
     Raises:
       InputError: a file that cannot be read, is not TOML, includes itself, or has
         an unknown section.
     """
-    return merge(_layers(path, ()))
+    return merge(_layers(path, (), besides))
 
 
 def read_text(text: str, origin: str) -> Layer:
@@ -74,30 +78,46 @@ def read_text(text: str, origin: str) -> Layer:
       InputError: it is not TOML, or has an unknown section.
     """
     try:
-        return _flatten(tomllib.loads(text), origin)
+        return flatten(tomllib.loads(text), origin)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin}: is not TOML: {error}") from error
 
 
-def _layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
-    if path.resolve() in above:
-        raise InputError(f"{path}: includes itself")
+def read_table(path: Path) -> dict[str, Any]:
+    """What a TOML file says, unchecked.
+
+    Raises:
+      InputError: a file that cannot be read or is not TOML.
+    """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: is not TOML: {error}") from error
+
+
+def _layers(
+    path: Path, above: tuple[Path, ...], besides: Collection[str] = ()
+) -> list[Layer]:
+    if path.resolve() in above:
+        raise InputError(f"{path}: includes itself")
+    table = {k: v for k, v in read_table(path).items() if k not in besides}
     included = table.pop(_INCLUDE, [])
     if not (isinstance(included, list) and all(isinstance(i, str) for i in included)):
         raise InputError(f"{path}: {_INCLUDE} = {included!r}: must be a list of files")
     layers = []
     for name in included:
         layers += _layers(path.parent / name, (*above, path.resolve()))
-    return [*layers, _flatten(table, str(path))]
+    return [*layers, flatten(table, str(path))]
 
 
-def _flatten(table: dict[str, Any], origin: str) -> Layer:
+def flatten(table: dict[str, Any], origin: str) -> Layer:
+    """The settings of sections, by dotted keys.
+
+    Raises:
+      InputError: an unknown section, or one that is a value.
+    """
     layer: Layer = {}
     for section, keys in table.items():
         if section not in SECTIONS:

@@ -1,0 +1,187 @@
+"""``optimx compare``, behind the command line."""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from optimx.bench.compare.budget import show_budget
+from optimx.bench.compare.config import Comparison, read_comparison
+from optimx.bench.compare.progress import Progress
+from optimx.bench.compare.report import show_table, write_report
+from optimx.bench.compare.results import Entry, assemble
+from optimx.bench.compare.runner import Runner
+from optimx.bench.compare.sweep import Choice, Plan
+from optimx.bench.compare.timing import Stopwatch, Timing
+from optimx.bench.compare.trials import Result, Trial, Trials
+from optimx.training.checkpoints.initial import (
+    check_initial_params,
+    check_initial_tokenizer,
+)
+from optimx.training.checkpoints.manifest import write_text
+from optimx.training.data import Dataset, check_sizes, load_dataset
+from optimx.training.errors import (
+    InputError,
+    InterruptedRunError,
+    StorageError,
+    unwritable,
+)
+from optimx.training.interrupt import StopRequest, stop_on_signals
+from optimx.training.parallel.mesh import check_batch, make_mesh
+
+
+def compare(
+    path: Path,
+    overrides: Sequence[tuple[str, str]] = (),
+    out: Path | None = None,
+    *,
+    dry_run: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Makes a comparison, or what is left of it, and writes its report.
+
+    Args:
+      path: of its file.
+      overrides: dotted settings of the runs.
+      out: its folder; ``runs/compare-<name of the file>`` if None.
+      dry_run: say what would be run and how long it takes, and run nothing.
+      console: where to write; standard output if None.
+
+    Raises:
+      InputError: a file, a setting or a folder that cannot be used.
+      InterruptedRunError: a signal; finished trials stay.
+      DivergedError: every run of the baseline diverged.
+      StorageError: the folder can no longer be written.
+    """
+    console = console or Console(highlight=False)
+    out = out or Path("runs") / f"compare-{path.stem}"
+    comparison = read_comparison(path, overrides)
+    base = comparison.base
+    check_initial_params(base)
+    data = load_dataset(base.data, base.model.vocab)
+    check_sizes(data, base.data, base.train)
+    check_initial_tokenizer(base, data.tokenizer)
+    check_batch(base, make_mesh(base.mesh))
+    plan, trials = Plan(comparison, data.sha256), Trials(out)
+    _require_own(out)
+    trials.require_only(list(plan.possible()))
+    again = _command(path, overrides, out)
+    with stop_on_signals() as stop:
+        try:
+            if dry_run:
+                show_budget(plan, trials, data, stop, console)
+                return
+            with unwritable(InputError, out):
+                out.mkdir(parents=True, exist_ok=True)
+            with unwritable(StorageError, out):
+                _Making(comparison, plan, trials, data, stop, console).go(out, again)
+        except InterruptedRunError:
+            done = sum(map(trials.done, _distinct(plan)))
+            raise InterruptedRunError(
+                f"interrupted; {done} finished trials stay in {out}; to continue: "
+                f"{again}"
+            ) from None
+
+
+def _require_own(out: Path) -> None:
+    if (out / "config.toml").exists() or (out.exists() and not out.is_dir()):
+        raise InputError(f"{out}: is no comparison's folder; --out names another one")
+
+
+def _command(path: Path, overrides: Sequence[tuple[str, str]], out: Path) -> str:
+    settings = [word for key, value in overrides for word in (f"--{key}", value)]
+    return shlex.join(["optimx", "compare", str(path), *settings, "--out", str(out)])
+
+
+def _distinct(plan: Plan) -> list[Trial]:
+    return list({trial.name: trial for trial in plan.possible()}.values())
+
+
+@dataclasses.dataclass
+class _Making:
+    """A comparison being made."""
+
+    comparison: Comparison
+    plan: Plan
+    trials: Trials
+    data: Dataset
+    stop: StopRequest
+    console: Console
+
+    def go(self, out: Path, command: str) -> None:
+        """Runs what is left, then writes ``results.json`` and the report."""
+        with self._progress() as progress:
+            sharing = self.comparison.together
+            runner = Runner(self.trials, self.data, sharing, progress, self.stop)
+            choices = self._choices(runner)
+            finals = [self._finals(runner, choice) for choice in choices]
+            progress.say("Timing steps")
+            timings = self._timings(out, finals)
+        found = zip(choices, finals, timings, strict=True)
+        entries = [Entry(*one) for one in found]
+        results = assemble(self.comparison, entries, self._all(), command)
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        write_text(out / "results.json", text)
+        write_report(results, out)
+        show_table(results, self.console)
+        self.console.print(f"\nThe report is {out / 'report.html'}", soft_wrap=True)
+
+    def _progress(self) -> Progress:
+        left, count, done = {}, 0, 0
+        for contender in self.comparison.contenders:
+            number, steps = self.plan.steps(contender)
+            left[contender.label] = steps
+            count += number
+        for trial in _distinct(self.plan):
+            if self.trials.done(trial):
+                done += 1
+                left[trial.contender.label] -= trial.config.train.steps
+        return Progress(left, count, done, self.console)
+
+    def _choices(self, runner: Runner) -> list[Choice]:
+        return [
+            self.plan.choose(contender, self.trials, runner.run)
+            for contender in self.comparison.contenders
+        ]
+
+    def _finals(self, runner: Runner, choice: Choice) -> list[tuple[Trial, Result]]:
+        if choice.point is None:
+            return []
+        wanted = self.plan.finals(choice.contender, choice.point)
+        runner.run(wanted)
+        return [(trial, self.trials.result(trial)) for trial in wanted]
+
+    def _all(self) -> list[tuple[Trial, Result]]:
+        done = [trial for trial in _distinct(self.plan) if self.trials.done(trial)]
+        return [(trial, self.trials.result(trial)) for trial in done]
+
+    def _timings(
+        self, out: Path, finals: Sequence[Sequence[tuple[Trial, Result]]]
+    ) -> list[Timing | None]:
+        """Of each contender; what an earlier part has timed is read."""
+        path = out / "timing.json"
+        known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        stopwatch = None
+        timings: list[Timing | None] = []
+        for own in finals:
+            if not own:
+                timings.append(None)
+                continue
+            trial = own[0][0]
+            if trial.name not in known:
+                if stopwatch is None:
+                    stopwatch = Stopwatch(self._baseline(finals), self.data, self.stop)
+                found = stopwatch.time(trial.config)
+                known[trial.name] = dataclasses.asdict(found)
+                write_text(path, json.dumps(known, indent=1) + "\n")
+            timings.append(Timing(**known[trial.name]))
+        return timings
+
+    def _baseline(self, finals):
+        for own in finals:
+            if own and own[0][0].contender.label == self.comparison.baseline:
+                return own[0][0].config
+        return self.comparison.base

@@ -1,0 +1,228 @@
+"""A whole comparison, stopped, continued and read."""
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from optimx.bench.compare import runner
+from optimx.bench.compare.command import compare
+from optimx.training.config import load_config
+from optimx.training.errors import InputError, InterruptedRunError
+from optimx.training.folder import RunFolder
+from optimx.training.loop import train
+
+
+def say(text=""):
+    return Console(file=io.StringIO(text), width=200, highlight=False)
+
+
+@pytest.fixture
+def made(write, overrides, tmp_path):
+    """Makes a comparison; returns what it printed."""
+
+    def made(options='together = "always"', out="out", **more):
+        console = say()
+        path = write(options=options)
+        compare(path, overrides, tmp_path / out, console=console, **more)
+        return console.file.getvalue()
+
+    return made
+
+
+class Page(HTMLParser):
+    """What a page refers to, and whether its elements are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.references, self.seen = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        if tag not in ("meta", "br", "link", "img"):
+            self.open.append(tag)
+        self.references += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag, attrs):
+        self.references += [v for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_comparison(made, tmp_path, monkeypatch, overrides):
+    said = made()
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
+    by_label = {row["label"]: row for row in results["contenders"]}
+    adamw, lion = by_label["adamw"], by_label["Lion, as it is"]
+    folders = {one["folder"]: one for one in results["trials"]}
+    assert len(folders) == 6  # two points of a sweep, twice two seeds
+    assert "[6/6]" in said
+    assert "left" in said
+
+    # The winner is the better point; winners run again with seeds of their own.
+    points = adamw["sweep"][0]["points"]
+    best = min(points, key=lambda one: one["losses"][0])["point"]
+    assert adamw["point"] == best
+    assert lion["sweep"] == []
+    assert results["seeds"] == [1, 2]
+    assert {one["seed"] for one in folders.values() if one["stage"] == "sweep"} == {0}
+    finals = [one for one in folders.values() if one["stage"] == "final"]
+    assert sorted(one["seed"] for one in finals) == [1, 1, 2, 2]
+
+    # The numbers are those of the folders.
+    for label, row in by_label.items():
+        losses = [one["final_val_loss"] for one in finals if one["label"] == label]
+        assert row["losses"] == losses
+        assert row["mean"] == pytest.approx(np.mean(losses))
+        assert row["curve"]["steps"] == [2, 4, 6, 8]
+        assert row["timing"]["step_ms"] > 0
+    assert lion["loss_difference"]["value"] == pytest.approx(
+        lion["mean"] - adamw["mean"]
+    )
+    assert adamw["state_bytes"] > 1.9 * lion["state_bytes"]
+    for key in ("command", "versions", "hardware", "data_sha256", "run"):
+        assert results[key]
+    assert str(out) in results["command"]
+
+    # The report is one file that asks for nothing.
+    page = Page((out / "report.html").read_text())
+    assert not page.open
+    assert {"svg", "table", "style"} <= page.seen
+    assert all(reference.startswith("#") for reference in page.references)
+    text = (out / "report.html").read_text()
+    assert "Lion, as it is" in text
+    assert not re.search(r"(?:src|href)\s*=\s*.https?:", text)
+    assert not re.search(r"@import|url\((?!#)", text)
+    for name in ("loss_tokens", "loss_steps", "loss_time", "learning_rates"):
+        svg = (out / "pictures" / f"{name}.svg").read_text()
+        assert svg.startswith("<svg")
+        assert (out / "pictures" / f"{name}.png").read_bytes()[1:4] == b"PNG"
+
+    # Once more: nothing is run again, and the numbers stay.
+    monkeypatch.setattr(runner, "run_steps", _forbidden)
+    made()
+    once_more = json.loads((out / "results.json").read_text())
+    assert once_more == results
+
+    one = next(one for one in finals if one["label"] == "adamw")
+    folder = RunFolder(out / "trials" / one["folder"])
+
+    # A trial that was cut short is run again, and one that lacks a number is named.
+    folder.summary.rename(folder.path / "kept")
+    with pytest.raises(AssertionError, match="runs"):
+        made()
+    (folder.path / "kept").rename(folder.summary)
+    summary = json.loads(folder.summary.read_text())
+    del summary["final_val_loss"]
+    folder.summary.write_text(json.dumps(summary))
+    with pytest.raises(InputError, match=r"summary.json: has no final_val_loss; rem"):
+        made()
+    shutil.rmtree(folder.path)
+
+    # Another configuration's trials are not mixed with these.
+    overrides.append(("train.steps", "9"))
+    with pytest.raises(
+        InputError, match=r"trial of another .*train.steps = 8 there, 9 here"
+    ):
+        made()
+
+
+def _forbidden(*args, **kwargs):
+    raise AssertionError("runs")
+
+
+def test_a_signal_keeps_what_is_done(made, tmp_path, monkeypatch):
+    """SIGINT during the second group: the first stays, and the rest follows."""
+    whole, calls = runner.run_steps, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run_steps", interrupted)
+        with pytest.raises(InterruptedRunError, match=r"2 finished trials .*compare"):
+            made()
+    finished = list((tmp_path / "out").glob("trials/*/summary.json"))
+    assert len(finished) == 2
+    times = {path: path.stat().st_mtime_ns for path in finished}
+    made()
+    assert {path: path.stat().st_mtime_ns for path in finished} == times
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_what_is_faster_is_measured(made, tmp_path):
+    made(options="halving = true")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    shared = [one for one in results["shared_programs"] if one["stage"] == "sweep"]
+    assert [one["runs"] for one in shared] == [2]
+    for one in shared:
+        ratio = one["runs"] * one["alone_step_ms"] / one["shared_step_ms"]
+        assert one["speed_up"] == pytest.approx(ratio)
+        assert one["together"] == (ratio > 1)
+    # Halving: the points of the grid have half the steps, and a whole schedule.
+    (rung,) = results["contenders"][0]["sweep"]
+    assert rung["steps"] == 4
+    assert {one["steps"] for one in results["trials"]} == {4, 8}
+
+
+def test_a_learning_rate_that_diverges_loses(write, overrides, tmp_path):
+    text = """
+[compare]
+baseline = "adamw"
+seeds = 1
+together = "always"
+[[compare.contender]]
+optimizer = {{ name = "adamw" }}
+grid = {{ learning_rate = [1e-3, 1e30] }}
+[[compare.contender]]
+label = "lost"
+optimizer = {{ name = "adamw", learning_rate = 1e30 }}
+"""
+    out = tmp_path / "out"
+    console = say()
+    compare(write(text), overrides, out, console=console)
+    results = json.loads((out / "results.json").read_text())
+    adamw, lost = results["contenders"]
+    assert adamw["point"] == {"learning_rate": 1e-3}
+    assert lost["verdict"] == (
+        "lost: 1 of 1 final runs diverged, so it is not compared."
+    )
+    assert "1 of 1 diverged" in console.file.getvalue()
+
+    # A trial by itself is a run of the trainer: its config.toml makes the same one.
+    (one,) = [
+        one
+        for one in results["trials"]
+        if (one["label"], one["stage"]) == ("adamw", "final")
+    ]
+    config = load_config(out / "trials" / one["folder"] / "config.toml")
+    again = train(config, RunFolder(tmp_path / "run"))
+    assert again["final_val_loss"] == one["final_val_loss"]
+
+
+def test_a_dry_run_leaves_nothing(made, tmp_path):
+    said = made(dry_run=True)
+    assert not (tmp_path / "out").exists()
+    assert re.search(r"adamw +learning_rate 0.001, 0.01 +4 +32 ", said)
+    assert re.search(r"Lion, as it is +as it is +2 +16 ", said)
+    assert re.search(r"takes \d:\d\d one run after the other", said)
+
+
+def test_a_runs_folder_is_no_comparisons(made, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.toml").touch()
+    with pytest.raises(InputError, match="is no comparison's folder"):
+        made()
