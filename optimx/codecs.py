@@ -1,14 +1,13 @@
 """Codecs: float32 arrays in fewer bits and back. Arrays in, arrays out."""
 
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from optimx import _checks
+from optimx.linalg.blocks import folded, scales_of, spread, unfolded
 from optimx.linalg.dither import unit
 
 SIGNED = "signed"
@@ -16,9 +15,6 @@ POSITIVE = "positive"
 
 NEAREST = "nearest"
 STOCHASTIC = "stochastic"
-
-# Scales stay in here: their inverses are normal numbers, and what is decoded finite.
-_LEAST, _MOST = 2.0**-100, 2.0**126
 
 
 class Coded(NamedTuple):
@@ -94,8 +90,8 @@ def int8_blockwise(block: int = 256, *, rounding: str = STOCHASTIC) -> Codec:
     _require("int8_blockwise", block, rounding)
 
     def encode(x, kind, bits):
-        scales = _scales(x, block)
-        part = jnp.abs(x) * _spread(1 / scales, x.shape, block)
+        scales = scales_of(x, block)
+        part = jnp.abs(x) * spread(1 / scales, x.shape, block)
         if kind == POSITIVE:
             code = _at_least(1, x, _fourth_root(part * 255.0**4, bits), 255)
             return Coded(code.astype(jnp.uint8), scales)
@@ -103,14 +99,14 @@ def int8_blockwise(block: int = 256, *, rounding: str = STOCHASTIC) -> Codec:
         return Coded(jnp.where(x < 0, -code, code).astype(jnp.int8), scales)
 
     def decode(coded, kind):
-        code = _folded(coded.codes, block).astype(jnp.float32)
+        code = folded(coded.codes, block).astype(jnp.float32)
         scale = coded.scales[..., None]
         if kind == POSITIVE:
             square = (code * (1 / 255)) ** 2
-            return _unfolded(square * square * scale, coded.codes.shape)
+            return unfolded(square * square * scale, coded.codes.shape)
         # The largest code is the scale itself, to the last bit: nothing wanders.
         part = code * jnp.abs(code) * (1 / 127.0**2)
-        return _unfolded(part * scale, coded.codes.shape)
+        return unfolded(part * scale, coded.codes.shape)
 
     return Codec("int8", rounding, encode, decode)
 
@@ -149,8 +145,8 @@ def float8_e4m3(block: int = 256, *, rounding: str = STOCHASTIC) -> Codec:
         raise ValueError("float8_e4m3: this JAX has no dtype float8_e4m3fn.")
 
     def encode(x, kind, bits):
-        scales = _scales(x, block)
-        part = jnp.minimum(jnp.abs(x) * _spread(1 / scales, x.shape, block), 1)
+        scales = scales_of(x, block)
+        part = jnp.minimum(jnp.abs(x) * spread(1 / scales, x.shape, block), 1)
         if kind == POSITIVE:
             code = _at_least(2.0**-9, x, _float8(jnp.sqrt(part) * 448, bits, 2), 448)
             return Coded(code.astype(dtype), scales)
@@ -158,10 +154,10 @@ def float8_e4m3(block: int = 256, *, rounding: str = STOCHASTIC) -> Codec:
         return Coded(jnp.where(x < 0, -code, code).astype(dtype), scales)
 
     def decode(coded, kind):
-        code = _folded(coded.codes, block).astype(jnp.float32) * (1 / 448)
+        code = folded(coded.codes, block).astype(jnp.float32) * (1 / 448)
         if kind == POSITIVE:
             code = code * code
-        return _unfolded(code * coded.scales[..., None], coded.codes.shape)
+        return unfolded(code * coded.scales[..., None], coded.codes.shape)
 
     return Codec("float8", rounding, encode, decode)
 
@@ -251,75 +247,3 @@ def _float8(y: jax.Array, bits: jax.Array | None, power: int) -> jax.Array:
 def _at_least(least: float, x: jax.Array, code: jax.Array, most: float) -> jax.Array:
     """The code of a positive number, none of which becomes 0; of others, 0."""
     return jnp.where(x > 0, jnp.clip(code, least, most), 0 * code)
-
-
-# Blocks of the last axis. Where it is shorter than a block, it is one.
-
-
-def _folded(x: jax.Array, block: int) -> jax.Array:
-    """(..., n) as (..., blocks, block), the last one filled up with zeros."""
-    width = x.shape[-1]
-    block = min(block, width)
-    missing = -width % block
-    spec = _explicit(x)
-    if spec is not None and spec[-1] is not None:
-        # Shards of whole blocks stay where they are; others come together.
-        mesh = jax.typeof(x).sharding.mesh
-        last = spec[-1] if width % (block * _parts(mesh, spec[-1])) == 0 else None
-        spec = (*spec[:-1], last)
-        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
-    if missing:
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-    shape = (*x.shape[:-1], x.shape[-1] // block, block)
-    return _reshaped(x, shape, spec and (*spec, None))
-
-
-def _unfolded(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    spec = _explicit(blocks)
-    width = blocks.shape[-2] * blocks.shape[-1]
-    flat = _reshaped(blocks, (*shape[:-1], width), spec and spec[:-1])
-    return flat[..., : shape[-1]] if width > shape[-1] else flat
-
-
-def _explicit(x: jax.Array) -> tuple[Any, ...] | None:
-    """How ``x`` is sharded, where that is part of its type."""
-    sharding = jax.typeof(x).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    return (*sharding.spec, *[None] * x.ndim)[: x.ndim]
-
-
-def _parts(mesh: Any, axes: str | tuple[str, ...]) -> int:
-    names = (axes,) if isinstance(axes, str) else axes
-    return math.prod(mesh.shape[name] for name in names)
-
-
-def _reshaped(
-    x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None
-) -> jax.Array:
-    if spec is None:
-        return x.reshape(shape)
-    sharding = NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec))
-    return jax.lax.reshape(x, shape, out_sharding=sharding)
-
-
-def _spread(scales: jax.Array, shape: tuple[int, ...], block: int) -> jax.Array:
-    """For each number the scale of its block."""
-    block = min(block, shape[-1])
-    each = jnp.broadcast_to(scales[..., None], (*scales.shape, block))
-    return _unfolded(each, shape)
-
-
-def _scales(x: jax.Array, block: int) -> jax.Array:
-    """The largest modulus of each block, NaN where one of its numbers is NaN."""
-    # Largest and smallest in one pass. XLA hands a reduction to a maximum alone to a
-    # library, which wants its input, the whole decoded moment, written to memory.
-    zero = jnp.zeros([], x.dtype)
-    blocks = _folded(x, block)
-    most, least = jax.lax.reduce(
-        (blocks, blocks),
-        (zero, zero),
-        lambda a, b: (jnp.maximum(a[0], b[0]), jnp.minimum(a[1], b[1])),
-        (blocks.ndim - 1,),
-    )
-    return jnp.clip(jnp.maximum(most, -least), _LEAST, _MOST)
