@@ -99,14 +99,14 @@ def int8_blockwise(block: int = 256, *, rounding: str = STOCHASTIC) -> Codec:
         return Coded(jnp.where(x < 0, -code, code).astype(jnp.int8), scales)
 
     def decode(coded, kind):
-        code = folded(coded.codes, block).astype(jnp.float32)
-        scale = coded.scales[..., None]
+        # Codes in their own shape: what reads them so can be written in their place.
+        code = coded.codes.astype(jnp.float32)
+        scale = spread(coded.scales, code.shape, block)
         if kind == POSITIVE:
             square = (code * (1 / 255)) ** 2
-            return unfolded(square * square * scale, coded.codes.shape)
+            return square * square * scale
         # The largest code is the scale itself, to the last bit: nothing wanders.
-        part = code * jnp.abs(code) * (1 / 127.0**2)
-        return unfolded(part * scale, coded.codes.shape)
+        return code * jnp.abs(code) * (1 / 127.0**2) * scale
 
     return Codec("int8", rounding, encode, decode)
 
@@ -154,10 +154,10 @@ def float8_e4m3(block: int = 256, *, rounding: str = STOCHASTIC) -> Codec:
         return Coded(jnp.where(x < 0, -code, code).astype(dtype), scales)
 
     def decode(coded, kind):
-        code = folded(coded.codes, block).astype(jnp.float32) * (1 / 448)
+        code = coded.codes.astype(jnp.float32) * (1 / 448)
         if kind == POSITIVE:
             code = code * code
-        return unfolded(code * coded.scales[..., None], coded.codes.shape)
+        return code * spread(coded.scales, code.shape, block)
 
     return Codec("float8", rounding, encode, decode)
 
