@@ -13,6 +13,7 @@ class Chip:
       memory: bytes.
       bandwidth: bytes per second between memory and arithmetic; 0 if not known.
       link: bytes per second to other devices, all links together; 0 if not known.
+      cores_together: whether a chip of two cores must be told to be one device.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Chip:
     memory: float
     bandwidth: float
     link: float
+    cores_together: bool = False
 
 
 _GIB, _GB, _TERA = 2**30, 1e9, 1e12
@@ -27,7 +29,7 @@ _GIB, _GB, _TERA = 2**30, 1e9, 1e12
 TPUS = {
     chip.name: chip
     for chip in (
-        Chip("v4", 275 * _TERA, 32 * _GIB, 1228 * _GB, 300 * _GB),
+        Chip("v4", 275 * _TERA, 32 * _GIB, 1228 * _GB, 300 * _GB, cores_together=True),
         Chip("v5e", 197 * _TERA, 16 * _GIB, 819 * _GB, 200 * _GB),
         Chip("v5p", 459 * _TERA, 95 * _GIB, 2765 * _GB, 600 * _GB),
         Chip("v6e", 918 * _TERA, 32 * _GIB, 1640 * _GB, 448 * _GB),

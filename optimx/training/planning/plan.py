@@ -125,8 +125,11 @@ def devices_of(topology: str) -> tuple[list[Any], Chip | None]:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", topology.replace(":", "-"))
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    chosen = {"chip_config_name": "megacore"} if TPUS[name].cores_together else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology, **chosen
+        )
     except Exception as error:  # whatever the plugin raises
         line = next(iter(str(error).strip().splitlines()), repr(error))
         raise InputError(f"--topology {topology!r}: {line}") from error

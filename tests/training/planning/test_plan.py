@@ -136,6 +136,19 @@ def test_a_slice_that_is_not_there(corpus):
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu is not installed: python -m pip install -e '.[tpu-plan]'",
 )
+@pytest.mark.parametrize("topology", ["v4:2x2x4", "v5p:2x2x4", "v6e:4x4"])
+def test_a_chip_of_a_slice_is_one_device(topology):
+    devices, chip = plans.devices_of(topology)
+    assert len(devices) == 16
+    assert topology.startswith(chip.name)
+    # Without this a mesh of TPU v4 cannot be made.
+    assert {getattr(device, "core_on_chip", 0) for device in devices} == {0}
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: python -m pip install -e '.[tpu-plan]'",
+)
 def test_state_on_the_host_of_a_slice_leaves_room_on_its_devices(corpus):
     """Layers are stacked and gradients large: the state comes a part at a time."""
     sizes = {"heads": 4, "width": 512, "context": 256, "vocab": 8192, "layers": 2}
