@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optimx import _checks
-from optimx.linalg.blocks import folded, scales_of, spread, unfolded
+from optimx.linalg.blocks import scales_of, spread
 from optimx.linalg.dither import unit
 
 SIGNED = "signed"

@@ -157,7 +157,10 @@ def refuse(capsys, *arguments):
         ("bench update --steps 0", "--steps 0: must be at least 1"),
         ("bench update --steps few", "invalid int value: 'few'"),
         ("bench update --out absent/a.json", "absent/a.json: cannot be written: No"),
-        ("bench update --train.steps 5", "only optimx train, resume, compare, plan and bench"),
+        (
+            "bench update --train.steps 5",
+            "only optimx train, resume, compare, plan and bench",
+        ),
     ],
 )
 def test_bad_words_give_one_line_and_status_2(

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 import optimx
 from optimx import _order
-from optimx.training import hlo
+from optimx.training.planning.collectives import collectives
 
 STRANGE = [0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1e-45, -1e-40, 3.0, -3e38]
 MARS = ["mars_adamw", "mars_lion", "mars_ademamix", "mars_came", "mars_m"]
@@ -111,7 +111,7 @@ def test_the_tie_reads_nothing_elsewhere():
     grads = jax.device_put(jnp.ones((64, 64)), sharding)
     state = jax.jit(tx.init, out_shardings=optimx.state_shardings(tx, grads))(grads)
     compiled = jax.jit(tx.update).lower(grads, state).compile()
-    assert not hlo.collectives(compiled.as_text())
+    assert not collectives(compiled.as_text())
 
 
 def test_gradients_laid_out_as_no_moment_is():

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import optimx
 from optimx import _recompute
-from optimx.training import hlo
+from optimx.training.planning.collectives import collectives
 
 RULES = ["came", "mars_came", "ademamix_came", "mars_adamw_exact"]
 PARAMS = {"w": jnp.ones((6, 8)), "b": jnp.ones(8), "s": jnp.ones(()), "none": None}
@@ -150,7 +150,7 @@ def test_devices_exchange_no_more(name, monkeypatch):
         )
         step = jax.jit(tx.update, out_shardings=(sharding, shardings))
         text = step.lower(params, state, params).compile().as_text()
-        return sum(collective.sent for collective in hlo.collectives(text))
+        return sum(collective.sent for collective in collectives(text))
 
     apart = exchanged()
     monkeypatch.setattr(_recompute, "_traced", lambda leaves: False)

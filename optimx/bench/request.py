@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from optimx.bench.contenders import chosen
 from optimx.training.errors import InputError, nearest
 from optimx.training.network import model
-from optimx.training.sections import PRESETS, Model, resolve_model
+from optimx.training.resolve import resolve_model
+from optimx.training.sections import PRESETS, Model
 from optimx.typing import PyTree
 
 DTYPES = ("float32", "bfloat16")

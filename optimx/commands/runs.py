@@ -85,7 +85,7 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> None:
     from optimx.training.compilation import use_compilation_cache
     from optimx.training.config import load_config
     from optimx.training.folder import RunFolder
-    from optimx.training.loop import train
+    from optimx.training.train import train
 
     several = options.distributed or options.coordinator is not None
     if several and options.out is None:
@@ -101,7 +101,7 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> None:
 def _resume(options: argparse.Namespace, overrides: Overrides) -> None:
     from optimx.training.compilation import use_compilation_cache
     from optimx.training.folder import RunFolder
-    from optimx.training.loop import resume
+    from optimx.training.train import resume
 
     _join(options)
     use_compilation_cache()

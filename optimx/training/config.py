@@ -11,6 +11,7 @@ import tomli_w
 from optimx.training import optimizer as optimizers
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
+from optimx.training.resolve import resolve_data, resolve_model, resolve_schedule
 from optimx.training.sections import (
     SECTION_TYPES,
     Checkpoint,
@@ -20,9 +21,6 @@ from optimx.training.sections import (
     Schedule,
     Train,
     build_section,
-    resolve_data,
-    resolve_model,
-    resolve_schedule,
 )
 from optimx.training.settings import (
     SECTIONS,

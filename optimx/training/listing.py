@@ -7,7 +7,8 @@ from rich.table import Table
 from optimx import registry
 from optimx.training.network import model
 from optimx.training.optimizer import resolve_optimizer, transformation
-from optimx.training.sections import PRESETS, Model, resolve_model
+from optimx.training.resolve import resolve_model
+from optimx.training.sections import PRESETS, Model
 from optimx.training.settings import Setting
 
 _STEPS = 1000  # recipes that follow the length of a run need one

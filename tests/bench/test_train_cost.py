@@ -82,7 +82,8 @@ def test_a_report(corpus, tmp_path):
 
 def test_operations_of_gpt2_small():
     """FACTS of published throughputs: 855M for each token, at 1,024 of context."""
-    from optimx.training.sections import Model, resolve_model
+    from optimx.training.resolve import resolve_model
+    from optimx.training.sections import Model
 
     small = resolve_model(Model(preset="small"))
     assert flops.per_token(small, 1024) == pytest.approx(855e6, rel=2e-3)

@@ -5,7 +5,8 @@ import pytest
 from optimx.training.config import dump_config, load_config
 from optimx.training.errors import InputError
 
-FILES = sorted((Path(__file__).parents[2] / "configs").rglob("*.toml"))
+FOLDER = Path(__file__).parents[2] / "configs"
+FILES = sorted(file for file in FOLDER.rglob("*.toml") if file.parent.name != "compare")
 NAMES = [f"{file.parent.name}/{file.name}" for file in FILES]
 
 

@@ -22,12 +22,12 @@ from optimx.training.data.tokenizer import train_tokenizer
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
 from optimx.training.interop import export_gpt2, import_gpt2
-from optimx.training.loop import resume, train
 from optimx.training.network import model
 from optimx.training.network.model import mean_loss
 from optimx.training.optimizer import build_optimizer
 from optimx.training.sections import Model
 from optimx.training.state import abstract_state, init_state
+from optimx.training.train import resume, train
 from training.network.test_model import jittered
 from training.small import config
 

@@ -9,7 +9,7 @@ import pytest
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
 from optimx.training.lock import exclusive
-from optimx.training.loop import resume, train
+from optimx.training.train import resume, train
 from training.small import config
 
 HOLD = """

@@ -10,8 +10,9 @@ import pytest
 from optimx.training.data.tokenizer import train_tokenizer
 from optimx.training.errors import InputError
 from optimx.training.network import model
+from optimx.training.resolve import resolve_model
 from optimx.training.sample import sample
-from optimx.training.sections import Model, resolve_model
+from optimx.training.sections import Model
 
 CONFIG = resolve_model(Model(layers=1, heads=2, width=16, context=8, vocab=257))
 # A tokenizer of single bytes: every token is a character.

@@ -1,15 +1,8 @@
 import pytest
 
 from optimx.training.errors import InputError
-from optimx.training.sections import (
-    Data,
-    Model,
-    Schedule,
-    build_section,
-    resolve_data,
-    resolve_model,
-    resolve_schedule,
-)
+from optimx.training.resolve import resolve_data, resolve_model, resolve_schedule
+from optimx.training.sections import Data, Model, Schedule, build_section
 from optimx.training.settings import Setting
 
 

@@ -17,10 +17,10 @@ from optimx.training.checkpoints.resumption import about, last_state
 from optimx.training.config import load_config, switch_config
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
-from optimx.training.loop import resume, train
 from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.mesh import make_mesh, placed, state_sharding
 from optimx.training.state import abstract_state
+from optimx.training.train import resume, train
 from training.small import config
 
 STEPS, STOP = 8, 4

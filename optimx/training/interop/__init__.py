@@ -20,7 +20,8 @@ from optimx.training.interop.names import to_params, to_tensors
 from optimx.training.interop.vocabulary import describe_tokenizer, read_tokenizer
 from optimx.training.interop.weights import WEIGHTS, read_tensors
 from optimx.training.optimizer import build_optimizer
-from optimx.training.sections import Data, resolve_data
+from optimx.training.resolve import resolve_data
+from optimx.training.sections import Data
 from optimx.training.state import init_state
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from optimx.training.errors import InputError
-from optimx.training.sections import PRESETS, Model, build_section, resolve_model
+from optimx.training.resolve import resolve_model
+from optimx.training.sections import PRESETS, Model, build_section
 from optimx.training.settings import Setting
 
 _SIZES = {

@@ -17,7 +17,7 @@ from optimx.bench.compare.command import compare
 from optimx.training.config import load_config
 from optimx.training.errors import InputError, InterruptedRunError
 from optimx.training.folder import RunFolder
-from optimx.training.loop import train
+from optimx.training.train import train
 
 
 def say(text=""):

@@ -15,9 +15,9 @@ from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import load_config
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
-from optimx.training.loop import resume, train
 from optimx.training.optimizer import build_optimizer
 from optimx.training.state import abstract_state
+from optimx.training.train import resume, train
 from training.small import config
 
 STEPS, STOP = 6, 4

@@ -7,7 +7,8 @@ import pytest
 from oracles.gpt2 import gpt2
 
 from optimx.training.network import model
-from optimx.training.sections import PRESETS, Model, resolve_model
+from optimx.training.resolve import resolve_model
+from optimx.training.sections import PRESETS, Model
 
 SMALL = resolve_model(Model(layers=3, heads=2, width=16, context=12, vocab=300))
 

@@ -12,7 +12,6 @@ from jax.sharding import SingleDeviceSharding
 from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
-from optimx.training.loop import resume, train
 from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.mesh import (
     describe,
@@ -22,6 +21,7 @@ from optimx.training.parallel.mesh import (
 )
 from optimx.training.parallel.offload import HOST, check_offload, copied
 from optimx.training.state import abstract_state, init_state
+from optimx.training.train import resume, train
 from training.small import config
 from training.test_sharded_runs import lines, losses
 

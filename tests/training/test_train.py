@@ -18,8 +18,8 @@ from optimx.training.errors import (
     StorageError,
 )
 from optimx.training.folder import RunFolder
-from optimx.training.loop import resume, train
 from optimx.training.parallel import feed
+from optimx.training.train import resume, train
 from training.small import BAD_GRAD, BAD_LOSS, config, settings, write_corpus
 
 CLOCKS = ("tokens_per_second",)
