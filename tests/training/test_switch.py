@@ -11,7 +11,7 @@ import pytest
 
 import optimx
 from optimx import cli
-from optimx.training import loop
+from optimx.training import run as runs
 from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.checkpoints.resumption import about, last_state
 from optimx.training.config import load_config, switch_config
@@ -30,8 +30,8 @@ TO_ADEMAMIX = ("--optimizer.name", "ademamix")
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Only numbers are compared here."""
-    monkeypatch.setattr(loop, "sample", lambda *args, **kwargs: "")
-    monkeypatch.setattr(loop, "plot_losses", lambda *args: None)
+    monkeypatch.setattr(runs, "sample", lambda *args, **kwargs: "")
+    monkeypatch.setattr(runs, "plot_losses", lambda *args: None)
 
 
 def numbers(folder):
@@ -62,8 +62,8 @@ def trained(corpus, path, **more):
 @pytest.fixture(scope="module")
 def adamw(corpus, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "sample", lambda *args, **kwargs: "")
-        patch.setattr(loop, "plot_losses", lambda *args: None)
+        patch.setattr(runs, "sample", lambda *args, **kwargs: "")
+        patch.setattr(runs, "plot_losses", lambda *args: None)
         return trained(corpus, tmp_path_factory.mktemp("runs") / "adamw")
 
 
@@ -359,10 +359,17 @@ def test_no_step_is_left_to_another_optimizer(run, capsys):
     assert run.config.read_text() == before
 
 
-def test_an_optimizer_changed_in_the_file_alone_is_refused(run):
-    text = run.config.read_text().replace('name = "adamw"', 'name = "ademamix"')
-    run.config.write_text(text)
-    with pytest.raises(InputError, match="is of another model or optimizer"):
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ('name = "adamw"', 'name = "ademamix"', "ademamix"),
+        ('name = "adamw"', 'name = "adamw"\nstate = "bfloat16"', "adamw"),
+    ],
+)
+def test_an_optimizer_changed_in_the_file_alone_is_refused(run, old, new, name):
+    run.config.write_text(run.config.read_text().replace(old, new))
+    offer = f"optimx resume {run.path.absolute()} --optimizer.name {name}"
+    with pytest.raises(InputError, match="is of another model or optim.*" + offer):
         resume(run)
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 def main() -> None:
     from optimx import cli
-    from optimx.training import compilation, loop  # noqa: F401
+    from optimx.training import compilation, train  # noqa: F401
 
     assert threading.active_count() == 1
     for line in sys.stdin:

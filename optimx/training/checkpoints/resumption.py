@@ -1,6 +1,7 @@
 """How a run goes on: from the last checkpoint that can be trusted, if it is its own."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from optimx.training.checkpoints.checkpoint import Checkpoints
@@ -11,6 +12,7 @@ from optimx.training.checkpoints.switched import (
     restore_switched,
 )
 from optimx.training.config import Config, dump_config
+from optimx.training.errors import InputError
 from optimx.training.state import TrainState
 
 _ASKED = "checkpoint.switch_to"
@@ -87,7 +89,8 @@ def last_state(
     before = config_before(config, known["config"], where)
     switched = tuple(known.get("switched", ()))
     if before is None:
-        state = saved.restore(step, like)
+        with _offering_a_switch(saved, config, known["config"]):
+            state = saved.restore(step, like)
     else:
         require_steps_left(config, step, where)
         state = restore_switched(saved, step, before, config, like, say)
@@ -104,3 +107,19 @@ def last_state(
             f"values than the checkpoint of step {step}: {', '.join(changed)}"
         )
     return Found(step, state, known["seconds"], switched)
+
+
+@contextlib.contextmanager
+def _offering_a_switch(saved: Checkpoints, config: Config, before: str) -> Iterator:
+    """Says how to go on where config.toml has another optimizer than the checkpoint."""
+    try:
+        yield
+    except InputError as error:
+        changed = changed_keys(before, dump_config(config))
+        if not any(key.startswith("optimizer.") for key in changed):
+            raise
+        raise InputError(
+            f"{error}; the run's optimizer was changed in config.toml: to switch, "
+            f"optimx resume {saved.folder.parent} --optimizer.name "
+            f"{config.optimizer.rule.name}"
+        ) from error

@@ -10,7 +10,7 @@ import pytest
 import tomli_w
 
 import optimx
-from optimx.training import loop
+from optimx.training import run as runs
 from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import load_config
 from optimx.training.errors import InputError
@@ -26,8 +26,8 @@ STEPS, STOP = 6, 4
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Only numbers are compared here."""
-    monkeypatch.setattr(loop, "sample", lambda *args, **kwargs: "")
-    monkeypatch.setattr(loop, "plot_losses", lambda *args: None)
+    monkeypatch.setattr(runs, "sample", lambda *args, **kwargs: "")
+    monkeypatch.setattr(runs, "plot_losses", lambda *args: None)
 
 
 def chosen_for(corpus, name):
@@ -83,7 +83,7 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(corpus, tmp_path, name):
 def finished(corpus, tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("finished") / "run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "sample", lambda *args, **kwargs: "")
+        patch.setattr(runs, "sample", lambda *args, **kwargs: "")
         train(chosen_for(corpus, "adamw"), folder)
     return folder
 
