@@ -5,8 +5,9 @@ import pytest
 from optimx.training.config import dump_config, load_config
 from optimx.training.errors import InputError
 
-FOLDER = Path(__file__).parents[2] / "configs"
-FILES = sorted(file for file in FOLDER.rglob("*.toml") if file.parent.name != "compare")
+CONFIGS = Path(__file__).parents[2] / "configs"
+# Those of configs/compare are comparisons, which tests/bench/compare reads.
+FILES = sorted(p for p in CONFIGS.rglob("*.toml") if p.parent.name != "compare")
 NAMES = [f"{file.parent.name}/{file.name}" for file in FILES]
 
 

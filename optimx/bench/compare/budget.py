@@ -11,6 +11,7 @@ from optimx.bench.compare.config import Contender
 from optimx.bench.compare.programs import alone, state_bytes
 from optimx.bench.compare.runner import in_turns
 from optimx.bench.compare.sweep import Plan
+from optimx.bench.compare.table import wide
 from optimx.bench.compare.trials import Trials
 from optimx.training.data import Dataset
 from optimx.training.interrupt import StopRequest
@@ -100,7 +101,7 @@ def show_budget(
             f"{found.state_bytes / 1e6:.1f}",
             duration(found.seconds),
         )
-    console.print(table)
+    wide(console).print(table)
     how = "by halving" if comparison.halving else "whole grids"
     console.print(
         f"\n{comparison.path}: {how}, {comparison.sweep_seeds} seed(s) for a point, "

@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from optimx.bench.compare.budget import show_budget
-from optimx.bench.compare.config import Comparison, read_comparison
+from optimx.bench.compare.config import Comparison
 from optimx.bench.compare.progress import Progress
+from optimx.bench.compare.reading import read_comparison
 from optimx.bench.compare.report import show_table, write_report
 from optimx.bench.compare.results import Entry, assemble
 from optimx.bench.compare.runner import Runner

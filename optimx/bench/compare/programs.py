@@ -6,6 +6,7 @@ batches, and as numbers that the program is given its learning rate and weight d
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,24 +79,18 @@ def together(configs: Sequence[Config], data: Dataset) -> Program:
     first = configs[0]
     mesh = make_mesh(sections.Mesh(), jax.devices()[:1])
     feeds = {config.train.seed: Feed(config, data, mesh) for config in configs}
-    order = list(feeds)
-    seeds = jnp.asarray([order.index(config.train.seed) for config in configs])
     numbers = jnp.asarray(
         [_numbers(config.optimizer.rule) for config in configs], jnp.float32
     )
 
-    def one(numbers, state, seed, tokens, upcoming):
+    def one(numbers, state, tokens, upcoming):
         config = _with_numbers(first, numbers)
         step = make_train_step(config, optimizer_of(config))
-        mine = jax.tree.map(lambda batch: batch[seed], (tokens, upcoming))
-        return step(state, *mine)
-
-    def step(state, tokens, upcoming):
-        each = jax.vmap(one, (0, 0, 0, None, None))
-        return each(numbers, state, seeds, tokens, upcoming)
+        return step(state, tokens, upcoming)
 
     def inputs(index: int) -> tuple[Any, Any]:
-        batches = [feed.inputs(index) for feed in feeds.values()]
+        of_seed = {seed: feed.inputs(index) for seed, feed in feeds.items()}
+        batches = [of_seed[config.train.seed] for config in configs]
         return jax.tree.map(lambda *one: jnp.stack(one), *batches)
 
     def state() -> TrainState:
@@ -109,11 +104,19 @@ def together(configs: Sequence[Config], data: Dataset) -> Program:
         lambda one: jax.tree.map(lambda x: jnp.stack([x] * len(configs)), one),
         abstract_state(first, optimizer_of(first)),
     )
-    jitted = jax.jit(step, donate_argnums=0)
-    compiled = jitted.lower(shapes, *inputs(0)).compile()
+    # Numbers are arguments, so that other runs of as many have the same program.
+    step = jax.jit(jax.vmap(one), donate_argnums=1)
+    step = step.lower(numbers, shapes, *inputs(0)).compile()
     validation = feeds[first.train.seed].validation()
     evaluate = make_evaluate(first, validation, several=True)
-    return Program(len(configs), compiled, state, inputs, evaluate, _bytes(compiled))
+    return Program(
+        len(configs),
+        functools.partial(step, numbers),
+        state,
+        inputs,
+        evaluate,
+        _bytes(step),
+    )
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:

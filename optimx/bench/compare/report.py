@@ -9,7 +9,7 @@ from rich.table import Table
 
 from optimx.bench.compare.figures import as_svg, draw
 from optimx.bench.compare.page import page
-from optimx.bench.compare.table import HEADINGS, cells
+from optimx.bench.compare.table import HEADINGS, cells, wide
 from optimx.training.checkpoints.manifest import write_text
 
 
@@ -33,13 +33,7 @@ def show_table(results: Mapping[str, Any], console: Console) -> None:
     for row in results["contenders"]:
         table.add_row(*cells(row, results))
     console.print()
-    # Where the output is no terminal, rich would squeeze it into 80 columns.
-    wide = (
-        console
-        if console.is_terminal
-        else Console(file=console.file, width=180, highlight=False)
-    )
-    wide.print(table)
+    wide(console).print(table)
     console.print()
     for sentence in results["conclusion"]:
         console.print(sentence, markup=False, soft_wrap=True)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
+
 from optimx.bench.compare.verdict import ratio, signed
 
 HEADINGS = (
@@ -16,6 +18,13 @@ HEADINGS = (
     "step ms",
     "step / baseline",
 )
+
+
+def wide(console: Console) -> Console:
+    """Where the output is no terminal, rich would squeeze tables into 80 columns."""
+    if console.is_terminal:
+        return console
+    return Console(file=console.file, width=180, highlight=False)
 
 
 def cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:

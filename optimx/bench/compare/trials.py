@@ -155,7 +155,7 @@ def _difference(folder: Path, possible: Collection[Trial]) -> str:
         differences = []
         for trial in possible:
             ours = _flat(tomllib.loads(dump_config(trial.config)))
-            keys = sorted(ours.keys() | theirs.keys())
+            keys = sorted(ours.keys() | theirs.keys(), key=_follows)
             differences.append([k for k in keys if ours.get(k) != theirs.get(k)])
             if len(differences[-1]) == min(map(len, differences)):
                 nearest, mine = differences[-1], ours
@@ -163,6 +163,11 @@ def _difference(folder: Path, possible: Collection[Trial]) -> str:
             key = nearest[0]
             return f" ({key} = {theirs.get(key)!r} there, {mine.get(key)!r} here)"
     return ""
+
+
+def _follows(key: str) -> tuple[bool, str]:
+    """What a person has said comes before what follows from it, such as a warmup."""
+    return key.startswith(("schedule.", "optimizer.")), key
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

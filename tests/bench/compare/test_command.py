@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from bench.compare.conftest import CONTENDERS
+from optimx import cli
 from optimx.bench.compare import runner
 from optimx.bench.compare.command import compare
 from optimx.training.config import load_config
@@ -163,9 +165,11 @@ def test_a_signal_keeps_what_is_done(made, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_what_is_faster_is_measured(made, tmp_path):
-    made(options="halving = true")
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+def test_what_is_faster_is_measured(write, overrides, tmp_path):
+    alone = CONTENDERS.partition("\n[[compare.contender]]\nlabel")[0]
+    path, out = write(alone, options="halving = true"), tmp_path / "out"
+    compare(path, overrides, out, console=say())
+    results = json.loads((out / "results.json").read_text())
     shared = [one for one in results["shared_programs"] if one["stage"] == "sweep"]
     assert [one["runs"] for one in shared] == [2]
     for one in shared:
@@ -226,3 +230,12 @@ def test_a_runs_folder_is_no_comparisons(made, tmp_path):
     (tmp_path / "out" / "config.toml").touch()
     with pytest.raises(InputError, match="is no comparison's folder"):
         made()
+
+
+def test_the_command_line_says_one_line(write, capsys):
+    path = write('[compare]\nbaseline = "adamw"\n')
+    assert cli.main(["compare", str(path), "--train.steps", "5"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "has no [[compare.contender]]" in err

@@ -41,9 +41,8 @@ def losses(program):
 @pytest.mark.parametrize(
     "more",
     [
-        {"optimizer__name": "adamw"},
         {"optimizer__name": "mars_adamw_exact"},
-        {"optimizer__name": "optax.contrib.muon", "train__accumulation": 2},
+        {"optimizer__name": "adamw", "train__accumulation": 2},
     ],
     ids=lambda more: more["optimizer__name"],
 )
