@@ -7,7 +7,8 @@ import pytest
 from optimx import registry
 from optimx.training import catalogue
 from optimx.training.optimizer import build_optimizer, resolve_optimizer
-from optimx.training.sections import Schedule, resolve_schedule
+from optimx.training.resolve import resolve_schedule
+from optimx.training.sections import Schedule
 from optimx.training.settings import Setting
 
 PARAMS = {
