@@ -1,8 +1,10 @@
 """A run's losses are the same on every mesh, and with every number of processes."""
 
+import contextlib
 import functools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -132,9 +134,15 @@ def test_a_run_goes_on_on_another_mesh(corpus, tmp_path, name):
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    """A port that nobody takes until it is used.
+
+    Below those that the system hands to connections, of which other tests open many.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 30_000), 100):
+        with socket.socket() as found, contextlib.suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def started(*arguments):
