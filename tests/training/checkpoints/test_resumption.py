@@ -30,8 +30,8 @@ def _no_pictures(monkeypatch):
     monkeypatch.setattr(runs, "plot_losses", lambda *args: None)
 
 
-def chosen_for(corpus, name):
-    more = {"optimizer__name": name, "train__steps": STEPS}
+def chosen_for(corpus, name, **more):
+    more |= {"optimizer__name": name, "train__steps": STEPS}
     if "update_every" in optimx.registry.hyperparameters(name):
         # Stopped between two refreshes, and refreshed once more after.
         more["optimizer__update_every"] = 3
@@ -67,16 +67,27 @@ def cut(folder, step):
         (folder.checkpoints / "manifests" / f"{later}.json").unlink()
 
 
-@pytest.mark.parametrize("name", optimx.registry.names())
-def test_a_run_goes_on_as_if_it_had_not_stopped(corpus, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        *((name, "float32") for name in optimx.registry.names()),
+        *(("ademamix", state) for state in ("int8", "float8", "bfloat16")),
+    ],
+)
+def test_a_run_goes_on_as_if_it_had_not_stopped(corpus, tmp_path, name, state):
     whole, parted = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parted")
-    train(chosen_for(corpus, name), whole)
+    train(chosen_for(corpus, name, optimizer__state=state), whole)
     shutil.copytree(whole.path, parted.path)
     cut(parted, STOP)
     resume(parted)
     assert lines(parted) == lines(whole)
     assert len(lines(parted)) == STEPS + 2
-    jax.tree.map(np.testing.assert_array_equal, last_state(parted), last_state(whole))
+    ends = last_state(parted), last_state(whole)
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    # Of a coded state the embedding is: it alone has numbers enough.
+    codes = {str(x.dtype) for x in jax.tree.leaves(ends[0].optimizer)}
+    forms = {"int8": "uint8", "float8": "float8_e4m3fn", "float32": "float32"}
+    assert forms.get(state, state) in codes
 
 
 @pytest.fixture(scope="module")
