@@ -63,7 +63,7 @@ class Plan:
       optimizer_flops: of the update alone, as the compiler counts them.
       optimizer_bytes: that the update alone moves.
       optimizer_sent: that it alone sends.
-      optimizer_share: of the roofline time; None where that is not known.
+      optimizer_share: of the roofline time, at most 1; None where that is not known.
       seconds_to_compile: on this machine.
     """
 
@@ -265,7 +265,8 @@ def _read(
         optimizer_flops=alone_work,
         optimizer_bytes=alone_moved,
         optimizer_sent=alone_sent,
-        optimizer_share=roofline and alone_time / roofline,
+        # A small update by itself may move what the whole step keeps on the chip.
+        optimizer_share=roofline and min(1.0, alone_time / roofline),
         seconds_to_compile=round(seconds, 1),
     )
 
