@@ -67,7 +67,10 @@ def _add_plan(commands: Any) -> None:
         "--topology", required=True, help="v5e:4x4, v4:2x2x4, ...; or cpu:8"
     )
     plan.add_argument(
-        "--optimizers", default="", metavar="NAME[,NAME...]", help="compare these"
+        "--optimizers",
+        default="",
+        metavar="NAME[:STATE][,...]",
+        help="compare these, such as adamw,mars_adamw:int8",
     )
     plan.add_argument(
         "--mesh",

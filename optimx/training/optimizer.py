@@ -45,6 +45,12 @@ class Rule:
     learning_rate: float
     hyperparameters: Mapping[str, Any]
 
+    @property
+    def label(self) -> str:
+        """The name, with its state's codec if it has one: ``adamw:int8``."""
+        state = self.hyperparameters.get("state", "float32")
+        return self.name if state == "float32" else f"{self.name}:{state}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:

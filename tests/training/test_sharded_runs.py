@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import random
 import socket
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -62,8 +64,11 @@ def data():
     return Dataset(tokens, tokens, None, "0" * 64)
 
 
-def losses(run, devices=None):
-    """Of the first steps, by default on as many devices as the mesh asks for."""
+def stepped(run, devices=None):
+    """Losses of the first steps and the state after them.
+
+    By default on as many devices as the mesh asks for.
+    """
     axes = run.mesh.data, run.mesh.fsdp, run.mesh.tensor
     mesh = make_mesh(run.mesh, devices or jax.local_devices()[: np.prod(axes)])
     tx = build_optimizer(
@@ -80,7 +85,11 @@ def losses(run, devices=None):
         for index in range(STEPS):
             state, metrics = step(state, *feed.inputs(index))
             found.append(float(metrics["loss"]))
-    return found
+    return found, state
+
+
+def losses(run, devices=None):
+    return stepped(run, devices)[0]
 
 
 @functools.cache
@@ -94,6 +103,33 @@ def test_losses_are_those_of_one_device(corpus, name, mesh):
     alone = on_one_device(corpus, name)
     np.testing.assert_allclose(found, alone, rtol=1e-5)
     assert alone[-1] < alone[0]
+
+
+@pytest.mark.parametrize("mesh", ["zero1", "fsdp"])
+@pytest.mark.parametrize("name", ["adamw", "ademamix"])
+def test_coded_states_are_those_of_one_device(corpus, name, mesh):
+    """Draws of rounding go by a number's place in its array, wherever it is.
+
+    Gradients are summed in another order, so that a draw may now and then fall on the
+    other side: that step then takes the next code.
+    """
+    coded = {"optimizer__state": "int8", "model__width": 64, "model__context": 8}
+    (alone, expected), (found, state) = (
+        stepped(chosen(corpus, name, **coded, **where))
+        for where in ({"mesh__data": 1}, MESHES[mesh])
+    )
+    np.testing.assert_allclose(found, alone, rtol=1e-5)
+    codes = 0
+    leaves = map(jax.tree.leaves, (state.optimizer, expected.optimizer))
+    for ours, theirs in zip(*leaves, strict=True):
+        assert ours.dtype == theirs.dtype
+        if ours.dtype in (jnp.int8, jnp.uint8):
+            codes += ours.size
+            assert 8 * math.prod(ours.sharding.shard_shape(ours.shape)) == ours.size
+            apart = np.abs(np.asarray(ours, int) - np.asarray(theirs, int))
+            assert apart.max() <= STEPS
+            assert np.mean(apart > 0) < 1e-2
+    assert codes > 0
 
 
 def lines(folder):

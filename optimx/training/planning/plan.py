@@ -41,7 +41,7 @@ class Plan:
     """What one device holds and does in a step. Sizes are bytes, times seconds.
 
     Attributes:
-      optimizer: its name.
+      optimizer: its name, and its state's codec if it has one, as ``adamw:int8``.
       topology: as it was asked for.
       mesh: devices of each axis.
       offload: what rests in the host's memory, ``none`` or ``state``.
@@ -243,7 +243,7 @@ def _read(
     roofline = chip and _roofline(chip, work, moved, sum(sent.values()))
     alone_time = chip and _roofline(chip, alone_work, alone_moved, alone_sent)
     return Plan(
-        optimizer=config.optimizer.rule.name,
+        optimizer=config.optimizer.rule.label,
         topology=topology,
         mesh=dict(mesh.shape),
         offload=config.mesh.offload,

@@ -50,19 +50,26 @@ def plans(
       path: of the run's file.
       overrides: dotted settings.
       topology: to compile for.
-      optimizers: names, in place of the run's own.
+      optimizers: names, or ``NAME:STATE`` such as ``adamw:int8``, in place of the run's
+        own.
       meshes: such as ``data=4,fsdp=4,offload=state``, in place of the run's own.
 
     Raises:
       InputError: a mesh that cannot be read, and what :func:`load_config` raises.
     """
-    named = [[("optimizer.name", name)] for name in optimizers] or [[]]
+    named = [read_optimizer(name) for name in optimizers] or [[]]
     placed = [read_mesh(mesh) for mesh in meshes] or [[]]
     return [
         (load_config(path, [*overrides, *name, *mesh]), topology)
         for name in named
         for mesh in placed
     ]
+
+
+def read_optimizer(text: str) -> list[tuple[str, str]]:
+    """The settings of ``adamw``, or of ``adamw:int8``."""
+    name, _, state = text.partition(":")
+    return [("optimizer.name", name), *([("optimizer.state", state)] if state else [])]
 
 
 def read_mesh(text: str) -> list[tuple[str, str]]:
@@ -100,7 +107,7 @@ def show_plans(
     errors = Console(stderr=True, highlight=False)
     found = []
     for config, topology in wanted:
-        errors.print(f"compiling {config.optimizer.rule.name} for {topology}")
+        errors.print(f"compiling {config.optimizer.rule.label} for {topology}")
         found.append(plan(config, topology))
     if out is not None:
         about = {"jax": jax.__version__, "plans": list(map(as_dict, found))}

@@ -9,7 +9,7 @@ from optimx.training.errors import InputError
 from optimx.training.network.model import parameter_count
 from optimx.training.planning import plan as plans
 from optimx.training.planning import report
-from training.small import config
+from training.small import config, settings
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +98,35 @@ def test_meshes_are_read():
         report.read_mesh("model=2")
     with pytest.raises(InputError, match="--mesh 'data=two': must be"):
         report.read_mesh("data=two")
+
+
+def test_optimizers_may_name_their_state(corpus, tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text("[model]\npreset = 'tiny'\n")
+    wanted = report.plans(
+        path, settings(corpus).items(), "cpu:1", ["came", "adamw:int8", "adamw:float32"]
+    )
+    assert [one.optimizer.rule.label for one, _ in wanted] == [
+        "came",
+        "adamw:int8",
+        "adamw",
+    ]
+    with pytest.raises(InputError, match=r"state must be one of .*'int4'"):
+        report.plans(path, settings(corpus).items(), "cpu:1", ["adamw:int4"])
+
+
+def test_codes_are_counted(corpus):
+    """The embedding's 300 rows of 16 are; what is smaller stays in float32."""
+    plain = plans.plan(chosen(corpus, optimizer__name="adamw"), "cpu:1")
+    coded = plans.plan(
+        chosen(corpus, optimizer__name="adamw", optimizer__state="int8"), "cpu:1"
+    )
+    assert (plain.optimizer, coded.optimizer) == ("adamw", "adamw:int8")
+    numbers, scales = 300 * 16, 300
+    saved = 2 * (4 * numbers - numbers - 4 * scales)
+    # And the counter that draws for rounding.
+    assert 0 <= coded.state_bytes + saved - plain.state_bytes <= 8
+    assert coded.temporary_bytes < plain.state_bytes + plain.temporary_bytes
 
 
 def test_a_table_and_a_file(corpus, tmp_path, capsys):
