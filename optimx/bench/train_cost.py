@@ -24,7 +24,8 @@ from optimx.training.network import flops
 from optimx.training.network.attention import resolve_attention
 from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.feed import Feed
-from optimx.training.parallel.mesh import check_batch, make_mesh, placed, state_sharding
+from optimx.training.parallel.layout import placed, state_sharding
+from optimx.training.parallel.mesh import check_batch, make_mesh
 from optimx.training.planning.chips import chip_of
 from optimx.training.planning.memory import step_memory
 from optimx.training.state import abstract_state, init_state

@@ -30,7 +30,7 @@ from optimx.training.network.attention import resolve_attention
 from optimx.training.network.model import Params, parameter_count
 from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.feed import Feed
-from optimx.training.parallel.mesh import (
+from optimx.training.parallel.layout import (
     describe,
     placed,
     state_sharding,

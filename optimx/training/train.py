@@ -19,10 +19,7 @@ from optimx.training.errors import (
     unwritable,
 )
 from optimx.training.folder import RunFolder
-from optimx.training.parallel.mesh import (
-    check_batch,
-    make_mesh,
-)
+from optimx.training.parallel.mesh import check_batch, make_mesh
 from optimx.training.parallel.processes import agreed, is_first
 from optimx.training.report import Report
 from optimx.training.run import Run

@@ -20,7 +20,8 @@ from optimx.training.data import Dataset
 from optimx.training.folder import RunFolder
 from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.feed import Feed
-from optimx.training.parallel.mesh import make_mesh, placed, state_sharding
+from optimx.training.parallel.layout import placed, state_sharding
+from optimx.training.parallel.mesh import make_mesh
 from optimx.training.state import abstract_state, init_state
 from optimx.training.step import make_train_step
 from optimx.training.train import resume, train

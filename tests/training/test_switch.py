@@ -18,7 +18,8 @@ from optimx.training.config import load_config, switch_config
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
 from optimx.training.optimizer import build_optimizer
-from optimx.training.parallel.mesh import make_mesh, placed, state_sharding
+from optimx.training.parallel.layout import placed, state_sharding
+from optimx.training.parallel.mesh import make_mesh
 from optimx.training.state import abstract_state
 from optimx.training.train import resume, train
 from training.small import config

@@ -23,7 +23,8 @@ from optimx.training.evaluate import make_evaluate
 from optimx.training.network.attention import resolve_attention
 from optimx.training.optimizer import Rule, build_optimizer
 from optimx.training.parallel.feed import Feed
-from optimx.training.parallel.mesh import make_mesh, placed, state_sharding
+from optimx.training.parallel.layout import placed, state_sharding
+from optimx.training.parallel.mesh import make_mesh
 from optimx.training.state import TrainState, abstract_state, init_state
 from optimx.training.step import TrainStep, make_train_step
 

@@ -14,7 +14,7 @@ from optimx.training.config import Config, parse_config
 from optimx.training.errors import InputError
 from optimx.training.network.model import Params
 from optimx.training.optimizer import build_optimizer
-from optimx.training.parallel.mesh import placed, state_sharding
+from optimx.training.parallel.layout import placed, state_sharding
 from optimx.training.state import TrainState, abstract_state
 
 

@@ -14,7 +14,8 @@ from optimx.training.config import Config, load_config
 from optimx.training.errors import InputError
 from optimx.training.files import require_writable
 from optimx.training.parallel.mesh import AXES
-from optimx.training.planning.plan import Plan, devices_of, plan
+from optimx.training.planning.plan import Plan, plan
+from optimx.training.planning.topologies import devices_of
 
 WIDTH = 125
 

@@ -13,12 +13,12 @@ from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.errors import InputError
 from optimx.training.folder import RunFolder
 from optimx.training.optimizer import build_optimizer
-from optimx.training.parallel.mesh import (
+from optimx.training.parallel.layout import (
     describe,
-    make_mesh,
     placed,
     state_sharding,
 )
+from optimx.training.parallel.mesh import make_mesh
 from optimx.training.parallel.offload import HOST, check_offload, copied
 from optimx.training.state import abstract_state, init_state
 from optimx.training.train import resume, train

@@ -67,21 +67,6 @@ def test_optimizers_of_matrices_exchange_stacks(corpus):
     assert plans.plan(run, "cpu:8").optimizer_sent > 0
 
 
-@pytest.mark.parametrize(
-    ("topology", "message"),
-    [
-        ("v7:2x2", "--topology 'v7:2x2': must be cpu:N or one of v4, v5e, v5p, v6e"),
-        ("v5e", "--topology 'v5e': must be"),
-        ("cpu:x", "--topology 'cpu:x': must be"),
-        ("cpu:0", "--topology 'cpu:0': this process has 8 CPU devices"),
-        ("cpu:9", "--topology 'cpu:9': this process has 8 CPU devices"),
-    ],
-)
-def test_topologies_that_there_are_not(corpus, topology, message):
-    with pytest.raises(InputError, match=message):
-        plans.plan(chosen(corpus), topology)
-
-
 def test_meshes_are_read():
     assert report.read_mesh("data=4, fsdp=2") == [
         ("mesh.data", "4"),
@@ -159,19 +144,6 @@ def test_a_slice_that_is_not_there(corpus):
     assert 0 < found.roofline < 1
     assert found.tokens_per_second == pytest.approx(8 * 16 / found.roofline)
     assert 0 < found.optimizer_share <= 1
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: python -m pip install -e '.[tpu-plan]'",
-)
-@pytest.mark.parametrize("topology", ["v4:2x2x4", "v5p:2x2x4", "v6e:4x4"])
-def test_a_chip_of_a_slice_is_one_device(topology):
-    devices, chip = plans.devices_of(topology)
-    assert len(devices) == 16
-    assert topology.startswith(chip.name)
-    # Without this a mesh of TPU v4 cannot be made.
-    assert {getattr(device, "core_on_chip", 0) for device in devices} == {0}
 
 
 @pytest.mark.skipif(
