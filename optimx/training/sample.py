@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from optimx.training.data import END_OF_TEXT, check_vocabulary
 from optimx.training.errors import InputError
 from optimx.training.network import model
-from optimx.training.network.model import Cache, Params
+from optimx.training.network.model import Params
+from optimx.training.network.modules import Cache
 from optimx.training.sections import Model
 
 
