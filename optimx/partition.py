@@ -142,7 +142,7 @@ def describe_labels(params: optax.Params, labels: Labels = by_rank) -> str:
         function that makes one.
 
     Returns:
-      A table as text: label, shape and path, in the order of the tree.
+      A table as text, of label, shape and path, in the order of the tree.
 
     Examples:
       >>> import jax.numpy as jnp, optimx

@@ -27,7 +27,7 @@ from optimx.optimizers.matrices import soap_crossings as _soap_crossings
 from optimx.wrappers.quantize import quantized as _quantized
 
 STATES = ("float32", *_codecs.NAMED)
-"""How the state may be kept between steps: the values of ``build(..., state=)``."""
+"""How the state may be kept between steps, as ``build(..., state=)`` takes it."""
 
 _MEMORY = {"b3": "horizon", "b3_warmup": "run", "alpha_warmup": "run"}
 

@@ -117,7 +117,7 @@ def mars_came(
     r"""MARS before CAME: factored, confident steps on variance-reduced gradients.
 
     .. math::
-        c_t &= g_t + \gamma \tfrac{\beta_1}{1-\beta_1} (g_t - g_{t-1}), \qquad
+        c_t = g_t + \gamma \tfrac{\beta_1}{1-\beta_1} (g_t - g_{t-1}), \qquad
         c_t \leftarrow c_t / \max(1, \lVert c_t \rVert_2 / \text{max\_norm})
 
     and then the steps of :func:`came` on c in place of g. The rates b1 and b2 are

@@ -28,9 +28,9 @@ def lion(
             (1-\beta_1) g_t) + \lambda x_{t-1} \bigr) \\
         m_t &= \beta_2 m_{t-1} + (1-\beta_2) g_t
 
-    Written with the *new* average, because :math:`\beta_1 m_{t-1} + (1-\beta_1) g_t
-    = (\beta_1/\beta_2)\, m_t + (1 - \beta_1/\beta_2)\, g_t`: a mix, in which nothing
-    reads a buffer that the same step overwrites.
+    Written with the *new* average, because :math:`\beta_1 m_{t-1} + (1-\beta_1) g_t` is
+    :math:`(\beta_1/\beta_2)\, m_t + (1 - \beta_1/\beta_2)\, g_t`: a mix, in which
+    nothing reads a buffer that the same step overwrites.
 
     Args:
       learning_rate: the step size, at least 0, or a schedule counted from 0.

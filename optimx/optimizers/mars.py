@@ -110,10 +110,14 @@ def mars_adamw_exact(
 ) -> optax.GradientTransformationExtraArgs:
     r"""MARS-AdamW in its exact form: both gradients of the difference on one batch.
 
-    As :func:`mars_adamw`, with :math:`c_t = g(x_t; \xi_t) + \gamma
-    \tfrac{\beta_1}{1-\beta_1} \bigl(g(x_t; \xi_t) - g(x_{t-1}; \xi_t)\bigr)`. The
-    caller passes the gradient at the previous parameters as ``stale_grads``, zeros
-    at the first step; :func:`value_and_stale_grad` computes it.
+    As :func:`mars_adamw`, with
+
+    .. math::
+        c_t = g(x_t; \xi_t) + \gamma \tfrac{\beta_1}{1-\beta_1} \bigl(g(x_t; \xi_t)
+            - g(x_{t-1}; \xi_t)\bigr)
+
+    The caller passes the gradient at the previous parameters as ``stale_grads``,
+    zeros at the first step; :func:`value_and_stale_grad` computes it.
 
     Args:
       learning_rate: the step size, at least 0, or a schedule counted from 0.

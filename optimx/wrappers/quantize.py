@@ -47,7 +47,7 @@ class QuantizedState(NamedTuple):
 def moments(path: tuple) -> str | None:
     """The default of :func:`quantized`: moments and stored gradients are coded.
 
-    The first field of the path that :data:`FIELDS` knows says what the array is:
+    The first field of the path that ``FIELDS`` knows says what the array is:
     ``average``, ``previous`` and Optax's ``mu``, ``trace`` and ``ema`` have signs,
     ``second_moment`` and Optax's ``nu`` and ``v`` are positive. All else stays as it
     is: counters, factored rows and columns, roots and bases.
