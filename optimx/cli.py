@@ -26,8 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(words)
         if overrides and not getattr(options, "takes_settings", False):
             raise UsageError(
-                f"--{overrides[0][0]}: only optimx train, resume, compare, plan and "
-                "bench train take settings"
+                f"--{overrides[0][0]}: only optimx train, resume, compare, plan, "
+                "bench train and bench claim take settings"
             )
         return _guarded(options, overrides)
     except UsageError as error:

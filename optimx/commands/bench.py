@@ -1,4 +1,4 @@
-"""The commands that measure: ``bench update``, ``bench train``."""
+"""The commands that measure: ``bench update``, ``bench train``, ``bench claim``."""
 
 import argparse
 from pathlib import Path
@@ -9,10 +9,11 @@ from optimx.commands.usage import Overrides, names
 
 def add_commands(commands: Any) -> None:
     """Adds them to the command line."""
-    bench = commands.add_parser("bench", help="measure what an optimizer costs")
+    bench = commands.add_parser("bench", help="measure optimizers")
     benches = bench.add_subparsers(dest="bench", required=True, metavar="WHAT")
     _add_update(benches)
     _add_train(benches)
+    _add_claim(benches)
 
 
 def _add_update(benches: Any) -> None:
@@ -68,6 +69,27 @@ def _add_train(benches: Any) -> None:
     train.set_defaults(run=_train, takes_settings=True)
 
 
+def _add_claim(benches: Any) -> None:
+    claim = benches.add_parser(
+        "claim",
+        help="try what a paper claims",
+        description="Try in miniature what a paper claims: variance (MARS), forgetting "
+        "(AdEMAMix), instability (CAME). A minute or two on two CPU cores.",
+        epilog="Settings of the runs are taken as by optimx train; optimizers run by "
+        "their recipes. docs/claims.md says what exactly is measured.",
+    )
+    claim.add_argument("claim", metavar="NAME", help="of the claim")
+    claim.add_argument(
+        "--quick", action="store_true", help="seconds: to see that it works"
+    )
+    claim.add_argument(
+        "--only", default="", metavar="NAME[,NAME...]", help="optimizers of the runs"
+    )
+    claim.add_argument("--out", type=Path, metavar="FILE.json", help="all the numbers")
+    claim.add_argument("--figure", type=Path, metavar="FILE.svg", help="the picture")
+    claim.set_defaults(run=_claim, takes_settings=True)
+
+
 def _update(options: argparse.Namespace, overrides: Overrides) -> None:
     from optimx.bench.command import bench_update
     from optimx.bench.request import Request
@@ -96,3 +118,18 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> None:
         out=options.out,
         markdown=options.markdown,
     )
+
+
+def _claim(options: argparse.Namespace, overrides: Overrides) -> None:
+    from optimx.bench.claims.command import bench_claim
+    from optimx.bench.claims.request import Request
+    from optimx.training.compilation import use_compilation_cache
+
+    use_compilation_cache()
+    request = Request(
+        claim=options.claim,
+        quick=options.quick,
+        only=names(options.only),
+        overrides=tuple(overrides),
+    )
+    bench_claim(request, options.out, options.figure)

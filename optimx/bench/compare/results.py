@@ -1,16 +1,13 @@
 """Everything that a comparison found, as one table of plain values: results.json."""
 
 import dataclasses
-import importlib.metadata
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
+from optimx.bench.circumstances import hardware, versions
 from optimx.bench.compare.config import Comparison, Contender, Point
 from optimx.bench.compare.statistics import (
     Estimate,
@@ -22,12 +19,9 @@ from optimx.bench.compare.sweep import Choice
 from optimx.bench.compare.timing import Timing
 from optimx.bench.compare.trials import Result, Trial
 from optimx.bench.compare.verdict import verdict
-from optimx.bench.update_cost import device_name
 from optimx.training.config import Config, tables
 from optimx.training.errors import DivergedError
 from optimx.training.network.model import parameter_count
-
-_PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "optimx")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +100,8 @@ def assemble(
     rows = [_row(entry, by_label[entry.contender.against], base) for entry in entries]
     return {
         "command": command,
-        "versions": _versions(),
-        "hardware": {
-            "device": device_name(),
-            "devices": len(jax.devices()),
-            "cpu_cores": os.cpu_count(),
-            "system": platform.platform(),
-        },
+        "versions": versions(),
+        "hardware": hardware(),
         "data_sha256": trials[0][1].summary["data_sha256"],
         "parameters": parameter_count(base.model),
         "steps": base.train.steps,
@@ -206,16 +195,6 @@ def _shared(trials: Sequence[tuple[Trial, Result]]) -> list[dict[str, Any]]:
             one = {"label": trial.contender.label, "stage": trial.stage, **shared}
             found[repr(one)] = one
     return list(found.values())
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    return versions
 
 
 def _point(point: Point | None) -> dict[str, Any] | None:

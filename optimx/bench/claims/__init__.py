@@ -1,0 +1,1 @@
+"""What the papers claim, tried in miniature: measurements along the trainer's runs."""
