@@ -7,16 +7,20 @@ from typing import Any
 import jax
 import optax
 
-import optimx
 from optimx.bench.claims.beside import beside
 from optimx.bench.claims.progress import Progress
 from optimx.bench.claims.request import Request, data_of
 from optimx.bench.claims.steadiness import BEFORE, SPIKE, plain, summary
 from optimx.bench.claims.trainee import Trainee, batches_of
+from optimx.combine import stages
+from optimx.optimizers.adamw import adamw
+from optimx.optimizers.came import came
 from optimx.training.config import Config
 from optimx.training.data import Dataset
 from optimx.training.errors import InputError
 from optimx.training.optimizer import learning_rate_schedule
+from optimx.transforms.factored import scale_by_factored_rms
+from optimx.transforms.momentum import ema
 
 ADAFACTOR = "came without confidence"
 RULES = ("adamw", ADAFACTOR, "came")
@@ -91,10 +95,10 @@ def without_confidence(
     clip_threshold: float,
 ) -> optax.GradientTransformationExtraArgs:
     """CAME up to its momentum: Adafactor's factors and clip, and an average."""
-    return optimx.stages(
-        scale=optimx.scale_by_factored_rms(b2, eps=eps),
+    return stages(
+        scale=scale_by_factored_rms(b2, eps=eps),
         clip=optax.clip_by_block_rms(clip_threshold),
-        average=optimx.ema(b1, debias=False),
+        average=ema(b1, debias=False),
         rate=optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -111,9 +115,9 @@ def rules(
     numbers = {k: v for k, v in numbers.items() if k not in ("weight_decay", "state")}
     shared = ("b1", "b2", "eps", "clip_threshold")
     return {
-        "adamw": optimx.adamw(rate, b1=numbers["b1"], b2=numbers["b2"]),
+        "adamw": adamw(rate, b1=numbers["b1"], b2=numbers["b2"]),
         ADAFACTOR: without_confidence(rate, **{k: numbers[k] for k in shared}),
-        "came": optimx.came(rate, **numbers),
+        "came": came(rate, **numbers),
     }
 
 
