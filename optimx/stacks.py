@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from optimx import _checks, _tree
 from optimx.typing import PyTree
+
+_NO_MESH = AbstractMesh((), ())
 
 
 def in_stacks(
@@ -190,7 +192,10 @@ class _Plan:
             arguments = jax.tree.map(
                 lambda x: self._placed(x, self._part(x)), arguments
             )
-        shapes = jax.eval_shape(function, *jax.tree.map(self._local, arguments))
+        # As inside of shard_map: with the caller's explicit mesh around, constants
+        # would be of another type than these.
+        with jax.sharding.use_abstract_mesh(_NO_MESH):
+            shapes = jax.eval_shape(function, *jax.tree.map(self._local, arguments))
         return jax.shard_map(
             function,
             mesh=self.mesh,

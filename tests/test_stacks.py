@@ -541,6 +541,24 @@ def test_the_ambient_mesh_serves_leaves_without_one(kind):
 
 
 @each_kind
+@pytest.mark.parametrize("name", ["shampoo", "soap"])
+def test_factors_are_refreshed_with_an_ambient_mesh(kind, name):
+    """Whose type constants have that they meet inside, where axes are Explicit."""
+    tx = optimx.registry.build(name, learning_rate=0.1)
+    own = {key: alone(1)[key] for key in ("alone", "both")}
+    places = {key: shardings(kind)[key] for key in own}
+    expected, _ = jax.jit(tx.update)(own, tx.init(own), own)
+    with jax.set_mesh(mesh(kind)):
+        grads = jax.device_put(own, places)
+        promised = optimx.state_shardings(tx, grads)
+        state = jax.jit(tx.init, out_shardings=promised)(grads)
+        update = jax.jit(tx.update, out_shardings=(places, promised))
+        found, _ = update(grads, state, grads)
+    for key, x in found.items():
+        np.testing.assert_allclose(x, expected[key], rtol=1e-3, atol=1e-4)
+
+
+@each_kind
 def test_a_mesh_of_one_device_splits_nothing(kind):
     one = jax.make_mesh(
         (1, 1), ("fsdp", "tensor"), (KINDS[kind],) * 2, devices=jax.devices()[:1]
