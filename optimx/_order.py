@@ -67,15 +67,31 @@ def after(tree: PyTree, later: PyTree) -> PyTree:
     )
 
 
+def since(found: PyTree, tree: PyTree) -> PyTree:
+    """``tree``, available as soon as all scalars that were found in it are."""
+    scalars = [x.astype(jnp.float32) for x in jax.tree.leaves(found)]
+    zero = nothing(jnp.sum(jnp.stack(scalars)))
+
+    def delay(x):
+        return x - zero.astype(x.dtype) if jnp.ndim(x) and _number(x) else x
+
+    return jax.tree.map(delay, tree)
+
+
+def _number(x: jax.Array) -> bool:
+    """Not a truth value and not a random key."""
+    return jnp.issubdtype(x.dtype, jnp.number)
+
+
 def _wait(pairs: dict[int, tuple[jax.Array, jax.Array]]) -> dict[int, jax.Array]:
-    return {i: x - _nothing(m).astype(x.dtype) for i, (x, m) in pairs.items()}
+    return {i: x - nothing(m).astype(x.dtype) for i, (x, m) in pairs.items()}
 
 
 def _pass(pairs: dict[int, tuple[jax.Array, jax.Array]]) -> dict[int, jax.Array]:
     return {i: x for i, (x, _) in pairs.items()}
 
 
-def _nothing(x: jax.Array) -> jax.Array:
+def nothing(x: jax.Array) -> jax.Array:
     """Zeros that XLA takes for a function of ``x``.
 
     Integers, for zero times a NaN is not zero; element by element, for to hand one

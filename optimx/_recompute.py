@@ -19,6 +19,9 @@ import optax
 from jax.core import Tracer, eval_jaxpr
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
+from optimx import _probe
+from optimx.typing import PyTree
+
 SUMS = {"reduce_max", "reduce_sum"}
 
 ELEMENTWISE = {
@@ -45,9 +48,12 @@ def recomputing(
     def update(updates, state, params=None, **extra_args):
         arguments = updates, state, params, extra_args
         leaves = jax.tree.leaves(arguments)
-        # Outside of a trace nothing is fused; what is no array stays outside.
-        if _traced(leaves) and all(
-            isinstance(x, jax.Array | np.ndarray) for x in leaves
+        # Outside of a trace nothing is fused; what is no array stays outside. Of a
+        # measurement all sums are recomputed together, at its end.
+        if (
+            not _probe.active()
+            and _traced(leaves)
+            and all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
         ):
             return jax.lax.platform_dependent(*arguments, cpu=apart, default=plain)
         return plain(*arguments)
@@ -66,6 +72,27 @@ def _apart(plain: Callable, updates, state, params, extra_args) -> tuple:
     program, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
     written = len(jax.tree.leaves((state, params)))
     results = _Run(program.jaxpr, program.consts, leaves, written).results()
+    return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+
+def recomputed(function: Callable, *arguments: PyTree) -> Any:
+    """``function(*arguments)``, of which nothing but sums is used, on a CPU as above.
+
+    Nothing is written in place, so that the old state may be read again and again.
+    """
+    return jax.lax.platform_dependent(
+        *arguments, cpu=functools.partial(_alone, function), default=function
+    )
+
+
+def _alone(function: Callable, *arguments: PyTree) -> Any:
+    leaves, treedef = jax.tree.flatten(arguments)
+
+    def flat(*leaves):
+        return function(*treedef.unflatten(leaves))
+
+    program, shapes = jax.make_jaxpr(flat, return_shape=True)(*leaves)
+    results = _Run(program.jaxpr, program.consts, leaves, 0).results()
     return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _order, _tree
+from optimx import _checks, _order, _probe, _tree
 from optimx.typing import Count, Observe, ScalarOrSchedule
 
 
@@ -61,9 +61,12 @@ def stages(
             )
         new_state = {}
         for name, tx in chain.items():
-            updates, new_state[name] = tx.update(
-                updates, state[name], params, **extra_args
-            )
+            with _probe.scope(name):
+                moved, new_state[name] = tx.update(
+                    updates, state[name], params, **extra_args
+                )
+            _probe.tell_stage(name, updates, moved)
+            updates = moved
         return updates, _order.settled(new_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -134,8 +137,9 @@ def mix(
     def update(updates, state, params=None, **extra_args):
         count = _tree.increment(state.count)
         outputs, states = [], []
-        for part, old in zip(parts, state.parts, strict=True):
-            output, new = part.update(updates, old, params, **extra_args)
+        for index, (part, old) in enumerate(zip(parts, state.parts, strict=True)):
+            with _probe.scope(str(index)):
+                output, new = part.update(updates, old, params, **extra_args)
             outputs.append(output)
             states.append(new)
         factors = [_tree.at(weight, count) for weight in weights]
@@ -268,13 +272,16 @@ def precondition(
         return PreconditionState(direction.init(params), by.init(params))
 
     def update(updates, state, params=None, *, observed=None, **extra_args):
-        moved, direction_state = direction.update(
-            updates, state.direction, params, **extra_args
-        )
+        with _probe.scope("direction"):
+            moved, direction_state = direction.update(
+                updates, state.direction, params, **extra_args
+            )
         signal = observe(updates if observed is None else observed, moved)
-        scaled, by_state = by.update(
-            moved, state.by, params, observed=signal, **extra_args
-        )
+        with _probe.scope("by"):
+            scaled, by_state = by.update(
+                moved, state.by, params, observed=signal, **extra_args
+            )
+        _probe.tell_fork(updates, moved, scaled)
         return scaled, PreconditionState(direction_state, by_state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -10,6 +10,7 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 
 from optimx import _checks
 from optimx.combine import GraftState, MixState, PreconditionState
+from optimx.monitor import MonitorState
 from optimx.transforms.diagonal import ScaleByRmsState
 from optimx.transforms.eigenbasis import InEigenbasisState
 from optimx.transforms.factored import ScaleByFactoredRmsState
@@ -48,6 +49,7 @@ _AROUND: dict[type, tuple[str, ...]] = {
     optax.MultiStepsState: ("inner_opt_state",),
     optax.ApplyIfFiniteState: ("inner_state",),
     QuantizedState: ("inner",),
+    MonitorState: ("inner",),
     optax.InjectStatefulHyperparamsState: ("inner_state",),
 }
 

@@ -9,6 +9,7 @@ from typing import TextIO
 from optimx.training.config import Config
 from optimx.training.errors import DivergedError
 from optimx.training.folder import as_line
+from optimx.training.monitoring import measured_lately
 from optimx.training.report import Report
 from optimx.training.step import Metrics
 
@@ -64,6 +65,8 @@ class Recorder:
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "tokens_per_second": self._tokens_per_second(step),
         }
+        if "monitor" in metrics:
+            line |= measured_lately(metrics, step, train.log_every)
         if in_row:
             # With the batch as the generator knows it: batches count from 0.
             line |= {"skipped": True, "batch": [train.seed, step - 1]}

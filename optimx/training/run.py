@@ -26,9 +26,9 @@ from optimx.training.evaluate import make_evaluate
 from optimx.training.folder import RunFolder
 from optimx.training.interrupt import stop_on_signals
 from optimx.training.loop import run_steps
+from optimx.training.monitoring import optimizer_of
 from optimx.training.network.attention import resolve_attention
 from optimx.training.network.model import Params, parameter_count
-from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.feed import Feed
 from optimx.training.parallel.layout import (
     describe,
@@ -84,12 +84,7 @@ class Run:
         count = parameter_count(config.model)
         platform = self.mesh.devices.flat[0].platform
         resolved = resolve_attention(config, platform)
-        tx = build_optimizer(
-            config.optimizer,
-            config.schedule,
-            config.train.steps,
-            stacked=config.model.scan,
-        )
+        tx = optimizer_of(config)
         held = state_bytes(config, tx) / count
         self.report.say(
             f"GPT-2 {config.model.preset}, {count / 1e6:.1f}M parameters, "

@@ -159,6 +159,9 @@ class Train:
     stop_on_divergence: bool = _key(
         False, ANYTHING, "whether the first skipped update ends the run"
     )
+    monitor: bool = _key(
+        False, ANYTHING, "whether metrics.jsonl says what the optimizer does"
+    )
 
 
 _AXIS = Allowed("at least 1, or -1 to fill up", lambda size: size == -1 or size >= 1)

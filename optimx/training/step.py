@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from optimx import monitor
 from optimx.training.config import Config
 from optimx.training.network import model
 from optimx.training.network.model import Params
@@ -17,7 +18,7 @@ from optimx.training.parallel.offload import fetch, stow, visiting
 from optimx.training.state import TrainState
 from optimx.transforms.gradient_difference import value_and_stale_grad
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 
 
@@ -31,8 +32,9 @@ def make_train_step(
     ``tokens`` is the batch of the state's step, (accumulation, batch size,
     context + 1); ``upcoming`` is that of the step after where the optimizer needs
     stale gradients, else None. The state is donated. Metrics are ``loss``,
-    ``grad_norm`` (before clipping), ``learning_rate``, ``skipped`` and
-    ``skipped_in_row``.
+    ``grad_norm`` (before clipping), ``learning_rate``, ``skipped``,
+    ``skipped_in_row`` and, where the run is monitored, ``monitor``: what the optimizer
+    measured last.
 
     The gradient is clipped by its global norm before the optimizer sees it, as the
     authors of MARS do; the stale gradient, which stands for the gradient of another
@@ -98,6 +100,8 @@ def make_train_step(
             "skipped": skipped,
             "skipped_in_row": in_row,
         }
+        if config.train.monitor:
+            metrics["monitor"] = monitor.read(optimizer)
         return (
             TrainState(state.step + 1, params, optimizer, skipped, in_row, stale),
             metrics,

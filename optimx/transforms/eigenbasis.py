@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
-from optimx.linalg import eigenbasis, moments, round_robin
+from optimx import _checks, _probe, _tree
+from optimx.linalg import condition, eigenbasis, moments, round_robin
 from optimx.stacks import in_stacks
 from optimx.typing import Count, PyTree, Scalar
 
@@ -283,9 +283,23 @@ def in_eigenbasis(
             inner=own,
         )
 
-    return in_stacks(
+    stacked = in_stacks(
         optax.GradientTransformationExtraArgs(init, update), mesh_axis=mesh_axis
     )
+    return _probe.after(stacked, _tell_conditions)
+
+
+def _tell_conditions(state: InEigenbasisState) -> None:
+    """Of all factors that have a basis and have seen a signal."""
+    turns, structure = jax.tree.flatten(state.turn)
+    sides = (state.left, state.left_basis), (state.right, state.right_basis)
+    for side in sides:
+        factors, bases = map(structure.flatten_up_to, side)
+        for factor, basis, turn in zip(factors, bases, turns, strict=True):
+            if not _absent(factor):
+                seen = jnp.max(jnp.abs(factor), axis=(1, 2)) > 0
+                logarithms = condition.in_basis(factor, basis)
+                _probe.tell_conditions(logarithms, seen & (state.count > turn))
 
 
 class _Stack(NamedTuple):

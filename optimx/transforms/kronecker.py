@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
-from optimx.linalg import moments, round_robin
+from optimx import _checks, _probe, _tree
+from optimx.linalg import condition, moments, round_robin
 from optimx.linalg.roots import inverse_root, or_previous
 from optimx.stacks import in_stacks
 from optimx.typing import Count, PyTree, Scalar
@@ -243,9 +243,22 @@ def scale_by_kronecker(
             count, left, right, left_root, right_root, state.turn, skipped, kept
         )
 
-    return in_stacks(
+    stacked = in_stacks(
         optax.GradientTransformationExtraArgs(init, update), mesh_axis=mesh_axis
     )
+    return _probe.after(stacked, functools.partial(_tell_conditions, exponent))
+
+
+def _tell_conditions(exponent: int, state: ScaleByKroneckerState) -> None:
+    """Of all blocks that had their first turn and have seen a signal."""
+    turns = jax.tree.leaves(state.turn)
+    sides = (state.left, state.left_root), (state.right, state.right_root)
+    for side in sides:
+        factors, roots = map(jax.tree.leaves, side)
+        for factor, root, turn in zip(factors, roots, turns, strict=True):
+            seen = jnp.max(jnp.abs(factor), axis=tuple(range(2, factor.ndim))) > 0
+            logarithms = condition.of_root(factor, root, exponent)
+            _probe.tell_conditions(logarithms, seen & (state.count > turn))
 
 
 def _cost(factor: jax.Array) -> float:

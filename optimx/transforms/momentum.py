@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
-from optimx.typing import Count, ScalarOrSchedule
+from optimx import _checks, _probe, _tree
+from optimx.typing import Count, Scalar, ScalarOrSchedule
 
 
 class EmaState(NamedTuple):
@@ -83,6 +83,8 @@ def ema(
         del params, extra_args
         count = _tree.increment(state.count)
         beta = _tree.at(decay, count)
+        if _probe.active():
+            _probe.tell("age", age(beta, count), 1)
 
         def accumulate(u, m):
             wide = _tree.accumulator(u)
@@ -99,3 +101,21 @@ def ema(
         return jax.tree.map(read, updates, wide), EmaState(count, average)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def age(decay: Scalar, count: jax.Array) -> jax.Array:
+    r"""The mean age, in updates, of what an average holds after ``count`` updates.
+
+    .. math:: \frac{\sum_{k<t} k \beta^k}{\sum_{k<t} \beta^k} =
+        \frac{\beta}{1-\beta} - \frac{t \beta^t}{1-\beta^t}
+
+    The newest gradient has the age 0. Of a scheduled decay it is the age at the
+    present decay.
+    """
+    b = jnp.asarray(decay).astype(jnp.float32)
+    t = count.astype(jnp.float32)
+    seen = _tree.debias(b, count, jnp.float32)
+    # While the average is young these are two near numbers; a series is none.
+    series = (t - 1) / 2 + (t * t - 1) / 12 * jnp.log(b)
+    closed = b / (1 - b) - t * (1 - seen) / seen
+    return jnp.where(t * (1 - b) < 0.1, series, closed)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
+from optimx import _checks, _probe, _tree
 from optimx.typing import PyTree
 
 
@@ -92,7 +92,10 @@ def _mapped(
         def layer(updates, state, params, alike):
             return inner.update(updates, state, params, **alike, **others)
 
-        return jax.vmap(layer)(updates, state, params, alike)
+        mapped = jax.vmap(_probe.lifted(layer))
+        result, told = mapped(updates, state, params, alike)
+        _probe.retell(told)
+        return result
 
     return optax.GradientTransformationExtraArgs(init, update)
 

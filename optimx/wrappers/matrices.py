@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _tree
+from optimx import _checks, _probe, _tree
 from optimx.partition import MATRIX, OTHER, by_rank, resolve_labels
 from optimx.typing import Labels
 
@@ -57,7 +57,12 @@ def matrices_only(
         return resolve_labels("matrices_only", labels, params)
 
     return optax.partition(
-        {MATRIX: inner, OTHER: otherwise}, resolve, mask_compatible_extra_args=True
+        {
+            MATRIX: _probe.within(MATRIX, inner),
+            OTHER: _probe.within(OTHER, otherwise),
+        },
+        resolve,
+        mask_compatible_extra_args=True,
     )
 
 

@@ -41,3 +41,33 @@ def test_the_picture_shows_both_losses(tmp_path, monkeypatch):
     picture = imread(tmp_path / "loss.png")
     assert picture.shape[0] > 500
     assert picture.std() > 0
+
+
+def test_what_was_monitored_has_panels(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    values = {
+        "update": 3,
+        "update_rms": 0.2,
+        "update_rms/wte": 0.1,
+        "cosine": -0.5,
+        "matrix/clip/shrunk": None,
+        "rate/change": 1,
+        "direction/age": 0.9,
+    }
+    lines = [*LINES, {"step": 4, "loss": 1.0, "monitor": values}]
+    plot_losses(lines, "mars", tmp_path / "loss.png")
+    losses, *below = figures[0].axes
+    # Nothing has factors: there is no panel of their conditions.
+    drawn = [
+        {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        for axes in below
+    ]
+    size, shares, age = drawn
+    assert size == {"update_rms": [[3.0, 0.2]]}
+    assert age == {"direction/age": [[3.0, 0.9]]}
+    assert shares["cosine"] == [[3.0, -0.5]]
+    assert math.isnan(shares["matrix/clip/shrunk"][0][1])
+    assert set(shares) == {"cosine", "matrix/clip/shrunk"}
+    assert below[0].get_yscale() == "log"
+    assert losses.get_xlim() == below[-1].get_xlim()

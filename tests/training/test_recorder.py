@@ -115,3 +115,17 @@ def test_a_validation_loss_that_is_none_ends_the_run(corpus):
     recorder, _ = record(corpus)
     with pytest.raises(DivergedError, match="step 4: val_loss is nan"):
         recorder.evaluated(4, float("nan"))
+
+
+def test_what_was_measured_stands_in_the_next_line_only(corpus):
+    recorder, log = record(corpus)
+    values = {"clip/shrunk": 0.5, "cosine": float("nan")}
+    for step, measured in ((1, 0), (3, 3), (6, 3)):
+        recorder.push(step, metrics(monitor={"measured": measured} | values))
+        recorder.flush()
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [line.get("monitor") for line in lines] == [
+        None,
+        {"update": 3, "skipped_steps": 0, "clip/shrunk": 0.5, "cosine": None},
+        None,
+    ]

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from optimx.training import monitoring
 from optimx.training import recorder as recorder_module
 from optimx.training import report as report_module
 from optimx.training.config import load_config
@@ -476,3 +477,27 @@ def test_a_run_on_text_keeps_needing_its_tokenizer(corpus, tmp_path):
     folder.tokenizer.unlink()
     with pytest.raises(InputError, match=r"has no tokenizer\.json"):
         resume(folder)
+
+
+def test_a_monitored_run_goes_on_exactly(corpus, tmp_path, stop_at, monkeypatch):
+    monkeypatch.setattr(monitoring, "EVERY", 2)
+    monitored = config(corpus, train__monitor="true", train__log_every=2)
+    whole, parts, plain = (
+        RunFolder(tmp_path / name) for name in ("whole", "parts", "plain")
+    )
+    train(config(corpus, train__log_every=2), plain)
+    train(monitored, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(report_module, "Report", report_module.Report)
+        stop_at(4)
+        with pytest.raises(InterruptedRunError):
+            train(monitored, parts)
+    resume(parts)
+    assert numbers(parts) == numbers(whole)
+    found = [line["monitor"] for line in numbers(whole) if "monitor" in line]
+    assert [values["update"] for values in found] == [3, 5, 7]
+    assert all(values["correct/change"] > 0 for values in found)
+    # The numbers are those of a run that nobody watches.
+    assert [line["loss"] for line in numbers(plain) if "loss" in line] == [
+        line["loss"] for line in numbers(whole) if "loss" in line
+    ]

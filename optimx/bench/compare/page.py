@@ -61,6 +61,8 @@ _CAPTIONS = {
     "without compiling and evaluating.",
     "learning_rates": "How much the learning rate matters: the loss at the end of the "
     "sweep's first runs, the best over what else was tried. The circle is the best.",
+    "monitors": "What the optimizers did: the root mean square of the update, and its "
+    "cosine with the gradient (-1 is gradient descent); means over seeds.",
 }
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from optimx.training import sections
 from optimx.training.checkpoints.initial import initial_params
 from optimx.training.config import Config
 from optimx.training.data import Dataset
 from optimx.training.evaluate import make_evaluate
+from optimx.training.monitoring import optimizer_of
 from optimx.training.network.attention import resolve_attention
-from optimx.training.optimizer import Rule, build_optimizer
+from optimx.training.optimizer import Rule
 from optimx.training.parallel.feed import Feed
 from optimx.training.parallel.layout import placed, state_sharding
 from optimx.training.parallel.mesh import make_mesh
@@ -117,16 +117,6 @@ def together(configs: Sequence[Config], data: Dataset) -> Program:
         inputs,
         evaluate,
         _bytes(step),
-    )
-
-
-def optimizer_of(config: Config) -> optax.GradientTransformationExtraArgs:
-    """The transformation of a run."""
-    return build_optimizer(
-        config.optimizer,
-        config.schedule,
-        config.train.steps,
-        stacked=config.model.scan,
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ class Recorders:
         self._pending = None
         metrics = jax.device_get(metrics)
         for index, recorder in self._going():
-            recorder.push(step, {k: np.ravel(v)[index] for k, v in metrics.items()})
+            recorder.push(step, jax.tree.map(partial(_of_run, index), metrics))
             recorder.flush()
             self.reasons[index] = recorder.diverged
 
@@ -67,3 +68,7 @@ class Recorders:
             for recorder in self._recorders:
                 stack.enter_context(recorder.paused())
             yield
+
+
+def _of_run(index: int, numbers: Any) -> Any:
+    return np.ravel(numbers)[index]

@@ -9,6 +9,7 @@ import numpy as np
 
 from optimx.bench.circumstances import hardware, versions
 from optimx.bench.compare.config import Comparison, Contender, Point
+from optimx.bench.compare.monitors import monitored_values
 from optimx.bench.compare.statistics import (
     Estimate,
     loss_difference,
@@ -161,6 +162,7 @@ def _row(entry: Entry, baseline: Entry, base: Config) -> dict[str, Any]:
         "mean": float(entry.losses.mean()),
         "spread": spread(entry.losses),
         "curve": {"steps": steps.tolist(), "losses": losses.tolist()},
+        "monitor": monitored_values([result for _, result in entry.finals]),
     }
     if entry is baseline:  # of all, or it would have another one
         return row

@@ -63,10 +63,12 @@ class Result:
     Attributes:
       summary: of its summary.json.
       curve: (step, validation loss) of every evaluation.
+      monitor: what the optimizer measured, each time.
     """
 
     summary: dict[str, Any]
     curve: tuple[tuple[int, float], ...]
+    monitor: tuple[dict[str, Any], ...] = ()
 
     @property
     def loss(self) -> float:
@@ -108,14 +110,17 @@ class Trials:
         for key in ("final_val_loss", "steps", "tokens", "state_bytes"):
             if not isinstance(summary, dict) or key not in summary:
                 raise InputError(f"{folder.summary}: has no {key}{again}")
-        lines = [line for line in folder.read_metrics() if "val_loss" in line]
-        curve = tuple((line["step"], line["val_loss"]) for line in lines)
+        lines = list(folder.read_metrics())
+        curve = tuple(
+            (line["step"], line["val_loss"]) for line in lines if "val_loss" in line
+        )
         complete = curve and curve[-1][0] == summary["steps"]
         if summary["final_val_loss"] is not None and not complete:
             raise InputError(
                 f"{folder.metrics}: has no val_loss of step {summary['steps']}{again}"
             )
-        return Result(summary, curve)
+        monitor = tuple(line["monitor"] for line in lines if "monitor" in line)
+        return Result(summary, curve, monitor)
 
     @contextlib.contextmanager
     def begin(self, trial: Trial) -> Iterator[TextIO]:

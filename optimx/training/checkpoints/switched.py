@@ -12,8 +12,8 @@ from optimx.switching.switch import switch
 from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import Config, parse_config
 from optimx.training.errors import InputError
+from optimx.training.monitoring import optimizer_of
 from optimx.training.network.model import Params
-from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.layout import placed, state_sharding
 from optimx.training.state import TrainState, abstract_state
 
@@ -67,11 +67,7 @@ def restore_switched(
     Raises:
       InputError: the checkpoint is not what its configuration says.
     """
-    steps, stacked = config.train.steps, config.model.scan
-    from_tx, to_tx = (
-        build_optimizer(one.optimizer, one.schedule, steps, stacked=stacked)
-        for one in (before, config)
-    )
+    from_tx, to_tx = optimizer_of(before), optimizer_of(config)
     places = state_sharding(before, from_tx, like.step.sharding.mesh)
     state = saved.restore(step, placed(abstract_state(before, from_tx), places))
 

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from optimx.training.config import Config
+from optimx.training.monitoring import optimizer_of
 from optimx.training.network import flops
 from optimx.training.network.attention import resolve_attention
-from optimx.training.optimizer import build_optimizer
 from optimx.training.parallel.layout import (
     bytes_per_device,
     placed,
@@ -109,12 +109,7 @@ def plan(config: Config, topology: str) -> Plan:
     mesh = make_mesh(config.mesh, devices)
     check_batch(config, mesh)
     config = resolve_attention(config, devices[0].platform, probe=False)
-    tx = build_optimizer(
-        config.optimizer,
-        config.schedule,
-        config.train.steps,
-        stacked=config.model.scan,
-    )
+    tx = optimizer_of(config)
     with jax.set_mesh(mesh):
         shardings = state_sharding(config, tx, mesh)
         shapes = placed(abstract_state(config, tx), shardings)
