@@ -112,7 +112,7 @@ def refuse(capsys, *arguments):
         ("", "required: COMMAND"),
         (
             "list --train.steps 5",
-            "only optimx train, resume, compare, plan and bench train take",
+            "only optimx train, resume, compare, plan, bench train and bench claim take",
         ),
         ("resume absent", r"absent: is not a run's folder: no config\.toml"),
         ("sample absent --prompt x", "absent: is not a run's folder"),
@@ -159,7 +159,7 @@ def refuse(capsys, *arguments):
         ("bench update --out absent/a.json", "absent/a.json: cannot be written: No"),
         (
             "bench update --train.steps 5",
-            "only optimx train, resume, compare, plan and bench",
+            "only optimx train, resume, compare, plan, bench train",
         ),
     ],
 )
