@@ -112,7 +112,7 @@ def refuse(capsys, *arguments):
         ("", "required: COMMAND"),
         (
             "list --train.steps 5",
-            "only optimx train, resume, compare, plan, bench train and bench claim take",
+            "only optimx train, resume, compare, plan, bench train and bench claim",
         ),
         ("resume absent", r"absent: is not a run's folder: no config\.toml"),
         ("sample absent --prompt x", "absent: is not a run's folder"),

@@ -277,6 +277,10 @@ def test_every_run_of_a_vmap_measures_its_own():
         )
 
 
+@pytest.mark.skipif(
+    jax.version.__version_info__ < (0, 8),
+    reason="this XLA stores what a measurement computes, whether it is due or not",
+)
 @pytest.mark.parametrize("name", ["adamw", "came", "mars_adamw"])
 def test_what_a_measurement_reads_is_not_copied(name):
     params = {"kernel": jax.ShapeDtypeStruct((512, 1024), jnp.float32)}
