@@ -206,8 +206,8 @@ def read(state: optax.OptState) -> dict[str, jax.Array]:
         be read inside ``jit``.
 
     Returns:
-      A dict from the path of each value in the state to a scalar: counts and
-      ``measured`` int32, measured values float32. Empty where there are none.
+      A dict from the path of each value in the state to a scalar; counts and
+      ``measured`` are int32, measured values float32. Empty where there are none.
 
     Examples:
       >>> import jax.numpy as jnp, optimx
