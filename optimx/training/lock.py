@@ -11,8 +11,12 @@ from optimx.training.errors import InputError, unwritable
 _NAME = ".lock"
 
 
+class TakenError(InputError):
+    """Another process is at it."""
+
+
 @contextlib.contextmanager
-def exclusive(folder: Path, work: str) -> Iterator[None]:
+def exclusive(folder: Path, work: str, name: str = _NAME) -> Iterator[None]:
     """Keeps other processes that ask for the same out of a folder.
 
     The system takes the lock away with the process, however that ends: a file that a
@@ -22,11 +26,13 @@ def exclusive(folder: Path, work: str) -> Iterator[None]:
     Args:
       folder: that exists.
       work: what is done there, for the others.
+      name: of the file that is locked, where a folder has several works.
 
     Raises:
-      InputError: another process is at it, or the folder cannot be written.
+      TakenError: another process is at it.
+      InputError: the folder cannot be written.
     """
-    path = folder / _NAME
+    path = folder / name
     with unwritable(InputError, folder):
         file = _locked(path, f"{folder}: {work} is writing there at this moment")
     with file:
@@ -44,7 +50,7 @@ def _locked(path: Path, taken: str):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.close()
-            raise InputError(taken) from error
+            raise TakenError(taken) from error
         except OSError:
             return file  # no locks here
         # Whoever had it may have removed it since it was opened.

@@ -9,12 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from optimx.bench.compare.budget import show_budget
-from optimx.bench.compare.config import Comparison
+from optimx.bench.compare.config import Comparison, Contender
 from optimx.bench.compare.progress import Progress
 from optimx.bench.compare.reading import read_comparison
 from optimx.bench.compare.report import show_table, write_report
 from optimx.bench.compare.results import Entry, assemble
 from optimx.bench.compare.runner import Runner
+from optimx.bench.compare.sharing import Sharing
 from optimx.bench.compare.sweep import Choice, Plan
 from optimx.bench.compare.timing import Stopwatch, Timing
 from optimx.bench.compare.trials import Result, Trial, Trials
@@ -114,23 +115,39 @@ class _Making:
 
     def go(self, out: Path, command: str) -> None:
         """Runs what is left, then writes ``results.json`` and the report."""
-        with self._progress() as progress:
-            sharing = self.comparison.together
-            runner = Runner(self.trials, self.data, sharing, progress, self.stop)
-            choices = self._choices(runner)
-            finals = [self._finals(runner, choice) for choice in choices]
-            progress.say("Timing steps")
-            timings = self._timings(out, finals)
+        with Progress(self.console) as progress:
+            together = self.comparison.together
+            runner = Runner(self.trials, self.data, together, progress, self.stop)
+            sharing = Sharing(out, self.stop, progress.say)
+
+            def work(contender: Contender) -> None:
+                # Other processes may have done a part of what was left.
+                progress.count(*self._left())
+                self._finals(runner, self._choice(runner, contender))
+
+            sharing.each(self.comparison.contenders, work)
+            with sharing.last():
+                results = self._results(out, runner, progress, command)
+                write_report(results, out)
+        show_table(results, self.console)
+        self.console.print(f"\nThe report is {out / 'report.html'}", soft_wrap=True)
+
+    def _results(self, out: Path, runner: Runner, progress: Progress, command: str):
+        """Of runs that are all done; ``results.json``, which is also written."""
+        contenders = self.comparison.contenders
+        choices = [self._choice(runner, contender) for contender in contenders]
+        finals = [self._finals(runner, choice) for choice in choices]
+        progress.say("Timing steps")
+        timings = self._timings(out, finals)
         found = zip(choices, finals, timings, strict=True)
         entries = [Entry(*one) for one in found]
         results = assemble(self.comparison, entries, self._all(), command)
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
         write_text(out / "results.json", text)
-        write_report(results, out)
-        show_table(results, self.console)
-        self.console.print(f"\nThe report is {out / 'report.html'}", soft_wrap=True)
+        return results
 
-    def _progress(self) -> Progress:
+    def _left(self) -> tuple[dict[str, int], int, int]:
+        """Steps left of each contender, trials in all, and those that are done."""
         left, count, done = {}, 0, 0
         for contender in self.comparison.contenders:
             number, steps = self.plan.steps(contender)
@@ -140,13 +157,10 @@ class _Making:
             if self.trials.done(trial):
                 done += 1
                 left[trial.contender.label] -= trial.config.train.steps
-        return Progress(left, count, done, self.console)
+        return left, count, done
 
-    def _choices(self, runner: Runner) -> list[Choice]:
-        return [
-            self.plan.choose(contender, self.trials, runner.run)
-            for contender in self.comparison.contenders
-        ]
+    def _choice(self, runner: Runner, contender: Contender) -> Choice:
+        return self.plan.choose(contender, self.trials, runner.run)
 
     def _finals(self, runner: Runner, choice: Choice) -> list[tuple[Trial, Result]]:
         if choice.point is None:

@@ -16,26 +16,17 @@ class Progress:
     """A line for every finished trial and, in a terminal, a live one; a context.
 
     Args:
-      steps: that are left of each contender, by its label.
-      count: of all trials, those done before included.
-      done: trials that were finished before.
       console: where to write; standard output if None.
     """
 
-    def __init__(
-        self,
-        steps: Mapping[str, int],
-        count: int,
-        done: int,
-        console: Console | None = None,
-    ):
-        self._left, self._count, self._done = dict(steps), count, done
+    def __init__(self, console: Console | None = None):
         self._console = console or Console(highlight=False)
+        self._left: dict[str, int] = {}
+        self._count = self._done = self._total = 0
         # Seconds and steps so far, by label: rules differ in what a step takes.
         self._spent: dict[str, tuple[float, int]] = {}
         self._group: Sequence[Trial] = ()
         self._began, self._step = 0.0, 0
-        self._total = sum(self._left.values())
         self._bar: Bar | None = None
 
     def __enter__(self) -> "Progress":
@@ -56,6 +47,19 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def count(self, left: Mapping[str, int], count: int, done: int) -> None:
+        """How much there is to do.
+
+        Args:
+          left: steps that are left of each contender, by its label.
+          count: of all trials.
+          done: trials that are finished.
+        """
+        self._left, self._count, self._done = dict(left), count, done
+        self._total = max(self._total, self._steps_left())
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._total)
 
     def say(self, text: str) -> None:
         """One line of text."""
@@ -99,10 +103,6 @@ class Progress:
             f"[{self._done}/{self._count}] {trial}, {steps} steps: {ending} "
             f"({duration(summary['seconds'])}), {self.left()}"
         )
-
-    def dropped(self, label: str, steps: int) -> None:
-        """Steps that turned out not to be needed."""
-        self._left[label] = self._left.get(label, 0) - steps
 
     def left(self) -> str:
         """How long the rest will take, by the steps so far."""

@@ -30,7 +30,8 @@ def clock(monkeypatch):
 
 def test_the_time_left_counts_each_rule_by_its_own_steps(clock):
     console = Console(file=io.StringIO(), width=200)
-    shown = Progress({"adamw": 200, "soap": 100}, 3, 0, console)
+    shown = Progress(console)
+    shown.count({"adamw": 200, "soap": 100}, 3, 0)
     assert shown.left() == ""
     first, second = trial("adamw", 0), trial("adamw", 1)
     with shown:
@@ -57,7 +58,8 @@ def test_the_time_left_counts_each_rule_by_its_own_steps(clock):
 
 def test_runs_of_one_program_share_a_line(clock):
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    with Progress({"adamw": 400}, 4, 0, console) as shown:
+    with Progress(console) as shown:
+        shown.count({"adamw": 400}, 4, 0)
         group = [trial("adamw", seed) for seed in range(4)]
         shown.begin(group)
         clock.now = 10.0
@@ -67,3 +69,17 @@ def test_runs_of_one_program_share_a_line(clock):
     seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", console.file.getvalue())
     assert "0/4  adamw seed=0 and 3 more  50/100  loss 4.000" in seen
     assert "loss 1.000" not in seen
+
+
+def test_what_another_process_has_done_is_not_left(clock):
+    console = Console(file=io.StringIO(), width=200)
+    with Progress(console) as shown:
+        shown.count({"adamw": 100, "soap": 300}, 4, 0)
+        shown.begin([trial("adamw", 0)])
+        shown.finished(trial("adamw", 0), {"seconds": 10.0, "final_val_loss": 4.0})
+        assert shown.left() == "0:30 left"
+        shown.count({"adamw": 0, "soap": 100}, 4, 3)
+        assert shown.left() == "0:10 left"
+        shown.begin([trial("soap", 0)])
+        shown.finished(trial("soap", 0), {"seconds": 10.0, "final_val_loss": 4.0})
+    assert console.file.getvalue().splitlines()[-1].startswith("[4/4] soap")
