@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from optimx.bench.compare.intervals import draw_intervals
 from optimx.bench.compare.monitors import draw_monitors
 from optimx.bench.compare.palette import GRID, INK, MUTED, colours
 
@@ -44,6 +45,9 @@ def draw(results: Results) -> dict[str, Figure]:
         }
         if any(row["sweep"] for row in results["contenders"]):
             found["learning_rates"] = _learning_rates(results)
+        intervals = draw_intervals(results)
+        if intervals is not None:
+            found = {"differences": intervals} | found
         monitors = draw_monitors(results)
         if monitors is not None:
             found["monitors"] = monitors

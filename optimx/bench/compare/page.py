@@ -54,6 +54,9 @@ dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 _CAPTIONS = {
+    "differences": "Final loss less that of the baseline, with its interval: a full "
+    "dot where the interval leaves 0 out, an arrow where it lies outside of the "
+    "picture. At the right, the share of the baseline's tokens that is enough.",
     "loss_tokens": "Validation loss against tokens: the mean over seeds, and from the "
     "best to the worst of them. Numbers are final losses.",
     "loss_steps": "The same against steps.",
@@ -82,7 +85,7 @@ def page(results: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         f'<p class="quiet">{escape(_caution(results))}</p>',
         "<h2>Numbers</h2>",
         _table(results),
-        "<h2>Curves</h2>",
+        "<h2>Pictures</h2>",
         f'<div class="figures">{_figures(pictures)}</div>',
         *_shared(results),
         "<h2>How it was made</h2>",

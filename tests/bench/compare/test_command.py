@@ -105,7 +105,8 @@ def test_a_comparison(made, tmp_path, monkeypatch, overrides):
     assert "Lion, as it is" in text
     assert not re.search(r"(?:src|href)\s*=\s*.https?:", text)
     assert not re.search(r"@import|url\((?!#)", text)
-    for name in ("loss_tokens", "loss_steps", "loss_time", "learning_rates"):
+    curves = ("loss_tokens", "loss_steps", "loss_time")
+    for name in ("differences", *curves, "learning_rates"):
         svg = (out / "pictures" / f"{name}.svg").read_text()
         assert svg.startswith("<svg")
         assert (out / "pictures" / f"{name}.png").read_bytes()[1:4] == b"PNG"
