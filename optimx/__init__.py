@@ -42,10 +42,11 @@ from optimx.transforms.orthogonal import (
     scale_by_aspect_ratio,
     scale_by_longest_axis,
 )
+from optimx.wrappers.kinds import moments
 from optimx.wrappers.layers import per_layer
 from optimx.wrappers.matrices import as_matrices, matrices_only
 from optimx.wrappers.precision import in_float32
-from optimx.wrappers.quantize import moments, quantized
+from optimx.wrappers.quantize import quantized
 
 __all__ = [
     "SwitchReport",

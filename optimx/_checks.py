@@ -72,6 +72,20 @@ def positive(where: str, argument: str, value: Any, schedule: bool = False) -> N
     _number(where, argument, value, "> 0", lambda x: x > 0, schedule)
 
 
+def finite_positive(
+    where: str, argument: str, value: Any, schedule: bool = False
+) -> None:
+    """Requires a finite number above zero."""
+    _number(
+        where,
+        argument,
+        value,
+        "a finite number > 0",
+        lambda x: (x > 0) & (x < math.inf),
+        schedule,
+    )
+
+
 def finite(where: str, argument: str, value: Any, schedule: bool = False) -> None:
     """Requires a finite number of either sign."""
     _number(where, argument, value, "a finite number", np.isfinite, schedule)
@@ -91,15 +105,30 @@ def steps(where: str, argument: str, value: Any, *, least: int = 1) -> None:
 
 def whole(where: str, argument: str, value: Any, *, least: int = 1) -> None:
     """Requires a Python integer: one that shapes the program, and is no data of it."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        number = isinstance(value, (Tracer, jax.Array))
-        raise ValueError(
-            f"{where}: {argument} must be a Python int >= {least}, got {value!r}."
-            + " Under optax.inject_hyperparams, name it in static_args." * number
-        )
+    _python_int(where, argument, value, f"a Python int >= {least}")
     if value < least:
         raise ValueError(
             f"{where}: {argument} must be a whole number >= {least}, got {value!r}."
+        )
+
+
+def two_axes(where: str, **named: Any) -> None:
+    """Requires the numbers of two axes, Python integers."""
+    for argument, value in named.items():
+        _python_int(where, argument, value, "a Python int")
+    (first, axis), (second, other) = named.items()
+    if axis == other:
+        raise ValueError(
+            f"{where}: {first} and {second} must be two axes, got {axis} twice."
+        )
+
+
+def _python_int(where: str, argument: str, value: Any, allowed: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        number = isinstance(value, (Tracer, jax.Array))
+        raise ValueError(
+            f"{where}: {argument} must be {allowed}, got {value!r}."
+            + " Under optax.inject_hyperparams, name it in static_args." * number
         )
 
 
@@ -114,7 +143,7 @@ _RANGES: dict[str, tuple[Callable, bool]] = {
     "gamma": (non_negative, True),
     "eps": (non_negative, False),
     "confidence_eps": (positive, False),
-    "root_eps": (positive, False),
+    "root_eps": (finite_positive, False),
     "max_norm": (positive, False),
     "clip_threshold": (positive, False),
     "weight_decay": (non_negative, False),

@@ -43,6 +43,18 @@ def accumulator(x: Any, dtype: Any = None) -> Any:
     return jnp.dtype(dtype)
 
 
+def arithmetic(x: Any, held: Any) -> Any:
+    """The dtype in which to add ``x`` to an accumulator: the wider of the two.
+
+    An accumulator that is narrower than :func:`accumulator` says is widened by it.
+    """
+    wide = accumulator(x)
+    if jnp.finfo(held.dtype).bits <= jnp.finfo(wide).bits:
+        return wide
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(wide, held.dtype)
+
+
 def zeros(x: Any, dtype: Any) -> jax.Array:
     """Zeros computed from ``x``, so that shape and sharding follow from it."""
     return jnp.zeros_like(x, dtype=dtype)
@@ -134,3 +146,16 @@ def matching(
 
     same = {k: v for k, v in extra_args.items() if not callable(v) and alike(v)}
     return same, {k: v for k, v in extra_args.items() if k not in same}
+
+
+def of_arrays(
+    extra_args: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The extra arguments that are trees of arrays, and the others."""
+    kinds = (jax.Array, np.ndarray)
+    arrays = {
+        name: value
+        for name, value in extra_args.items()
+        if all(isinstance(leaf, kinds) for leaf in jax.tree.leaves(value))
+    }
+    return arrays, {k: v for k, v in extra_args.items() if k not in arrays}

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from optimx import _checks, _measure, _order, _probe, _tree
@@ -127,7 +126,7 @@ def monitored(
         return MonitorState(count, count, values, update_rms, state)
 
     def update(updates, state, params=None, **extra_args):
-        arrays, others = _arrays(extra_args)
+        arrays, others = _tree.of_arrays(extra_args)
         count = _tree.increment(state.count)
         due = (count >= _PHASE) & ((count - _PHASE) % every == 0)
 
@@ -244,14 +243,3 @@ def _of_monitor(path: tuple, state: MonitorState) -> dict[str, jax.Array]:
 
 def _is_monitor(node: Any) -> bool:
     return isinstance(node, MonitorState)
-
-
-def _arrays(extra_args: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The extra arguments that are trees of arrays, and the others."""
-    kinds = (jax.Array, np.ndarray)
-    arrays = {
-        name: value
-        for name, value in extra_args.items()
-        if all(isinstance(leaf, kinds) for leaf in jax.tree.leaves(value))
-    }
-    return arrays, {k: v for k, v in extra_args.items() if k not in arrays}

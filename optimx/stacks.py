@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
-from optimx import _checks, _tree
+from optimx import _checks, _layout, _tree
 from optimx.typing import PyTree
 
 _NO_MESH = AbstractMesh((), ())
@@ -269,7 +269,10 @@ class _Plan:
         for count in range(1, len(self.axes) + 1):
             done = self.axes[:count]
             if self.explicit:
-                rest = [_without(entry, done) for entry in (*_spec(stack), None, None)]
+                rest = [
+                    _layout.without(entry, done)
+                    for entry in (*_spec(stack), None, None)
+                ]
                 specs.append(PartitionSpec(done, rest[1], rest[2]))
             elif count < len(self.axes):
                 free = PartitionSpec.UNCONSTRAINED
@@ -282,13 +285,6 @@ class _Plan:
         if self.explicit:
             return self._placed(stack, spec)
         return jax.lax.with_sharding_constraint(stack, NamedSharding(self.mesh, spec))
-
-
-def _without(entry: Any, axes: tuple[str, ...]) -> Any:
-    """An entry of a partition spec without some of its axes."""
-    names = (entry,) if isinstance(entry, str) else tuple(entry or ())
-    left = tuple(name for name in names if name not in axes)
-    return left or None
 
 
 def _spec(x: jax.Array) -> PartitionSpec:

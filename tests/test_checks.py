@@ -12,6 +12,7 @@ RANGES = {
     _checks.decay: ([0, 0.0, 0.5, 0.9999], [1, 1.0, -1e-9, 2, NAN, INFINITY]),
     _checks.non_negative: ([0, 1e-30, 7], [-1e-30, NAN, INFINITY, -INFINITY]),
     _checks.positive: ([1e-30, 7, INFINITY], [0, -0.0, -1, NAN]),
+    _checks.finite_positive: ([1e-30, 7], [0, -0.0, -1, NAN, INFINITY]),
     _checks.finite: ([0, -3.5, 1e30], [NAN, INFINITY, -INFINITY]),
     _checks.steps: ([1, 10, 3.0], [0, -1, 1.5, NAN, INFINITY]),
 }
@@ -58,7 +59,13 @@ def test_tracers_are_let_through(check):
 
 @pytest.mark.parametrize(
     "check",
-    [_checks.decay, _checks.non_negative, _checks.positive, _checks.finite],
+    [
+        _checks.decay,
+        _checks.non_negative,
+        _checks.positive,
+        _checks.finite_positive,
+        _checks.finite,
+    ],
     ids=lambda check: check.__name__,
 )
 def test_schedules_where_they_are_allowed(check):

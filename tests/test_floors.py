@@ -19,6 +19,7 @@ FLOORS = {
     "typing": -1,
     "_tree": 0,
     "_checks": 0,
+    "_layout": 0,
     "_order": 0,
     "_probe": 0.5,
     "_measure": 0.7,
@@ -31,6 +32,9 @@ FLOORS = {
     "transforms": 2,
     "combine": 2,
     "wrappers": 2,
+    # Codes know the states of the parts, and wrap whatever is made of them.
+    "wrappers.kinds": 2.3,
+    "wrappers.quantize": 2.6,
     "schedules": 2,
     "sharding": 2,
     "monitor": 2,

@@ -40,6 +40,25 @@ def test_accumulators(dtype, own, asked, promotion):
         assert _tree.accumulator(x, jnp.bfloat16) == asked
 
 
+@pytest.mark.parametrize(
+    ("dtype", "held", "wider"),
+    [
+        ("float32", "bfloat16", "float32"),
+        ("bfloat16", "float16", "float32"),
+        ("bfloat16", "float32", "float32"),
+        ("float32", "float8_e4m3fn", "float32"),
+        ("float32", "float64", "float64"),
+        ("float64", "float32", "float64"),
+        ("complex64", "float32", "complex64"),
+        ("complex64", "float64", "complex128"),
+    ],
+)
+def test_sums_are_taken_in_the_wider_dtype(dtype, held, wider):
+    with runs.double_precision():
+        x, held = jnp.ones(2, dtype), jnp.ones(2, held)
+        assert _tree.arithmetic(x, held) == wider
+
+
 def test_accumulators_of_doubles_are_double():
     with runs.double_precision():
         assert _tree.accumulator(jnp.ones(2, jnp.float64)) == "float64"

@@ -5,7 +5,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from optimx import _layout
 
 # Scales stay in here: their inverses are normal numbers, and what is decoded finite.
 _LEAST, _MOST = 2.0**-100, 2.0**126
@@ -16,47 +17,29 @@ def folded(x: jax.Array, block: int) -> jax.Array:
     width = x.shape[-1]
     block = min(block, width)
     missing = -width % block
-    spec = _explicit(x)
+    spec = _layout.spec_of(x)
     if spec is not None and spec[-1] is not None:
         # Shards of whole blocks stay where they are; others come together.
         mesh = jax.typeof(x).sharding.mesh
         last = spec[-1] if width % (block * _parts(mesh, spec[-1])) == 0 else None
         spec = (*spec[:-1], last)
-        x = jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec(*spec)))
+        x = _layout.placed(x, mesh, spec)
     if missing:
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
     shape = (*x.shape[:-1], x.shape[-1] // block, block)
-    return _reshaped(x, shape, spec and (*spec, None))
+    return _layout.reshaped(x, shape, spec and (*spec, None))
 
 
 def unfolded(blocks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """What :func:`folded` was given, of that shape."""
-    spec = _explicit(blocks)
+    spec = _layout.spec_of(blocks)
     width = blocks.shape[-2] * blocks.shape[-1]
-    flat = _reshaped(blocks, (*shape[:-1], width), spec and spec[:-1])
+    flat = _layout.reshaped(blocks, (*shape[:-1], width), spec and spec[:-1])
     return flat[..., : shape[-1]] if width > shape[-1] else flat
 
 
-def _explicit(x: jax.Array) -> tuple[Any, ...] | None:
-    """How ``x`` is sharded, where that is part of its type."""
-    sharding = jax.typeof(x).sharding
-    if AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    return (*sharding.spec, *[None] * x.ndim)[: x.ndim]
-
-
 def _parts(mesh: Any, axes: str | tuple[str, ...]) -> int:
-    names = (axes,) if isinstance(axes, str) else axes
-    return math.prod(mesh.shape[name] for name in names)
-
-
-def _reshaped(
-    x: jax.Array, shape: tuple[int, ...], spec: tuple[Any, ...] | None
-) -> jax.Array:
-    if spec is None:
-        return x.reshape(shape)
-    sharding = NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec(*spec))
-    return jax.lax.reshape(x, shape, out_sharding=sharding)
+    return math.prod(mesh.shape[name] for name in _layout.names_of(axes))
 
 
 def spread(scales: jax.Array, shape: tuple[int, ...], block: int) -> jax.Array:

@@ -7,7 +7,8 @@ from jax.tree_util import GetAttrKey
 
 from optimx.codecs import Coded
 from optimx.typing import PyTree
-from optimx.wrappers.quantize import Quantized, QuantizedState, kind_of, recorded
+from optimx.wrappers.kinds import kind_of, map_state
+from optimx.wrappers.quantize import Quantized, QuantizedState, recorded
 
 Coders = dict[tuple, Quantized]
 """What codes a part of a state, by the path of its :class:`QuantizedState`."""
@@ -77,7 +78,7 @@ def decoded(state: PyTree, coders: Coders, path: tuple = ()) -> PyTree:
                 return coder.codec.decode(x, kind_of(keys, coder.parts))
             return decoded(x, coders, (*here, _INNER, *keys)) if _is_part(x) else x
 
-        inner = jax.tree_util.tree_map_with_path(decode, node.inner, is_leaf=_stays)
+        inner = map_state(decode, node.inner, is_leaf=_stays)
         return node._replace(inner=inner)
 
     return jax.tree_util.tree_map_with_path(open_part, state, is_leaf=_is_part)
@@ -106,9 +107,7 @@ def encoded(state: PyTree, like: PyTree, coders: Coders, path: tuple = ()) -> Py
                 return encoded(x, before, coders, (*here, _INNER, *keys))
             return x
 
-        inner = jax.tree_util.tree_map_with_path(
-            encode, node.inner, part.inner, is_leaf=_stays
-        )
+        inner = map_state(encode, node.inner, part.inner, is_leaf=_stays)
         return part._replace(inner=inner)
 
     return jax.tree_util.tree_map_with_path(close_part, like, state, is_leaf=_is_part)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks
+from optimx import _checks, _tree
 from optimx.typing import Mask, Scalar
 
 
@@ -13,11 +13,14 @@ def decay_weights(
 ) -> optax.GradientTransformationExtraArgs:
     """Decoupled weight decay on the leaves of a mask that is checked at ``init``.
 
-    A decay of zero reads no parameters, so that ``update`` needs none.
+    A decay of zero reads no parameters, so that ``update`` needs none. Updates
+    keep their dtypes, whatever those of the parameters are.
     """
     if _checks.is_zero(weight_decay):
         return optax.with_extra_args_support(optax.identity())
-    inner = optax.with_extra_args_support(optax.add_decayed_weights(weight_decay, mask))
+    inner = optax.with_extra_args_support(_decay_all(weight_decay))
+    if mask is not None:
+        inner = optax.masked(inner, mask)
 
     def init(params):
         require_mask(mask, params)
@@ -32,6 +35,18 @@ def decay_weights(
         return inner.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _decay_all(weight_decay: Scalar) -> optax.GradientTransformation:
+    def add(u, p):
+        wide = u.astype(_tree.accumulator(u))
+        p = p.astype(wide.dtype)
+        return (wide + _tree.like(weight_decay, wide) * p).astype(u.dtype)
+
+    def update(updates, state, params=None):
+        return jax.tree.map(add, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def require_mask(mask: Mask | None, params: optax.Params) -> None:

@@ -44,7 +44,8 @@ def scale_by_rms(
       eps: added to the root, after the bias correction; at least 0.
       debias: whether the average is divided by :math:`1-\beta^t`.
       accumulator_dtype: the dtype of the average. By default float32, or the
-        parameter's own (real) dtype where that is wider.
+        parameter's own (real) dtype where that is wider. Sums are taken in it where it
+        is wider than float32.
 
     Returns:
       A transformation whose updates keep their shapes and dtypes. Its state is a
@@ -82,7 +83,7 @@ def scale_by_rms(
         count = _tree.increment(state.count)
 
         def accumulate(s, v):
-            square = _tree.square(s.astype(_tree.accumulator(s)))
+            square = _tree.square(s.astype(_tree.arithmetic(s, v)))
             v = v.astype(square.dtype)
             b = _tree.like(decay, v)
             return b * v + (1 - b) * square
@@ -91,7 +92,8 @@ def scale_by_rms(
             if debias:
                 v = v / _tree.debias(decay, count, v.dtype)
             root = jnp.sqrt(v) + _tree.like(eps, v)
-            return (u.astype(_tree.accumulator(u)) / root).astype(u.dtype)
+            wide = u.astype(_tree.arithmetic(u, root))
+            return (wide / root.astype(_tree.real_dtype(wide.dtype))).astype(u.dtype)
 
         wide = jax.tree.map(accumulate, signal, state.second_moment)
         updates = jax.tree.map(divide, updates, wide)

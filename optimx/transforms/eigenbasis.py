@@ -1,5 +1,7 @@
 """SOAP's idea: a diagonal rule in the slowly turning eigenbasis of the gradient."""
 
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,17 +69,31 @@ def in_eigenbasis(
     Every ``update_every`` steps, after the update, a basis makes one step of
     orthogonal iteration, :math:`Q \leftarrow \text{qr}(L Q)`, its columns first sorted
     by their eigenvalues; the state of ``inner`` is sorted with them. The first basis is
-    an eigendecomposition. Until a matrix has it, its updates are zero and ``inner``
-    does not see it: in the authors' code the first step, here by default the steps
-    before its first turn, at most ``update_every``. For the matrices take turns: each
-    step refreshes its share of the stack, so that steps have about as much to do.
+    an eigendecomposition. Until a matrix has it, its updates are zero: in the authors'
+    code the first step, here by default the steps before its first turn, at most
+    ``update_every``. For the matrices take turns: each step refreshes its share of the
+    stack, so that steps have about as much to do.
+
+    What a memory has gathered by then must not meet a second moment of one gradient,
+    whose root can be next to nothing. So with its first basis ``inner`` is shown what
+    the factors know of the gradients so far, or the gradient at hand where that is
+    larger:
+
+    .. math::
+        \max\left( \sqrt{\frac{\lambda_i \mu_j}{\sum_k \lambda_k}},
+        \left| Q_L^H S_t Q_R \right|_{ij} \right)
+
+    with :math:`\lambda, \mu` the eigenvalues of :math:`L, R` over
+    :math:`1 - \beta^t`: Adafactor in the eigenbasis, which is Shampoo. Of a side that
+    is not turned every direction counts alike.
 
     A signal that is not finite changes neither factors nor bases nor the state of
     ``inner``; the state counts it, and :func:`optimx.monitor.read` finds the count.
 
     Args:
       inner: a transformation that treats every number by itself and, where it has
-        statistics, takes ``observed``: :func:`scale_by_rms`, for example.
+        statistics, takes ``observed`` and heeds no signs: :func:`scale_by_rms`, for
+        example.
       decay: the rate :math:`\beta` of the factors' averages, in [0, 1).
       update_every: steps between two refreshes of a basis, at least 1.
       max_dim: a side longer than this is not turned, at least 1.
@@ -208,12 +224,14 @@ def in_eigenbasis(
 
     def _step(u, stack, before):
         """One stack's update, then its factors and the bases whose turn it is."""
-        wide = _tree.accumulator(u)
-        s = stack.signal.astype(_tree.accumulator(stack.signal))
+        bases = [q for q in (stack.left_basis, stack.right_basis) if not _absent(q)]
+        held = bases[0] if bases else u
+        wide = _tree.arithmetic(u, held)
+        s = stack.signal.astype(_tree.arithmetic(stack.signal, held))
         b = _tree.like(decay, s)
         sides = (stack.left, moments.of_rows), (stack.right, moments.of_columns)
         means = [
-            old if _absent(old) else b * old + (1 - b) * moment(s)
+            old if _absent(old) else b * old + (1 - b) * moment(s).astype(old.dtype)
             for old, moment in sides
         ]
         fine = moments.finite(s)
@@ -243,6 +261,7 @@ def in_eigenbasis(
 
         out = choose(ready, out, jnp.zeros_like(out))
         stack = stack._replace(
+            signal=jnp.where(fine[:, None, None], s, 0),
             inner=choose(ready & fine, own, stack.inner),
             left=choose(fine, means[0], stack.left),
             right=choose(fine, means[1], stack.right),
@@ -255,9 +274,13 @@ def in_eigenbasis(
         # Of the two sweeps one has no iterations: first turns are unlike the rest.
         first = before < update_every
 
-        def begin(factors, bases):
+        def begin(factors, signal, weight, bases, own):
             new = map(eigenbasis.eigenbasis, factors)
-            return ([q.astype(old.dtype) for q, old in zip(new, bases, strict=True)],)
+            bases = [q.astype(old.dtype) for q, old in zip(new, bases, strict=True)]
+            by_side = [dict(zip(sides, x, strict=True)) for x in (factors, bases)]
+            known = _known(signal, *by_side, weight)
+            _, own = inner.update(jnp.zeros_like(signal), own, observed=known)
+            return bases, own
 
         def turn(factors, bases, own):
             turned = []
@@ -272,10 +295,15 @@ def in_eigenbasis(
         bases = [q for q in (stack.left_basis, stack.right_basis) if not _absent(q)]
         if not factors:
             return stack
-        (bases,) = round_robin.sweep(begin, (factors,), (bases,), now & first)
+        seen = jnp.maximum(before + 1 - stack.skipped, 1)
+        weight = _tree.debias(decay, seen, factors[0].dtype)
         bases, own = round_robin.sweep(
-            turn, (factors,), (bases, stack.inner), now & ~first
+            begin,
+            (factors, stack.signal, weight),
+            (bases, stack.inner),
+            now & first,
         )
+        bases, own = round_robin.sweep(turn, (factors,), (bases, own), now & ~first)
         found = dict(zip(sides, bases, strict=True))
         return stack._replace(
             left_basis=found.get(-2, stack.left_basis),
@@ -326,6 +354,39 @@ def _absent(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
+def _known(
+    signal: jax.Array,
+    factors: Mapping[int, jax.Array],
+    bases: Mapping[int, jax.Array],
+    weight: jax.Array,
+) -> jax.Array:
+    """How large a signal is expected to be in a basis, or is, where that is more.
+
+    Args:
+      signal: of one matrix.
+      factors: by the axis that they turn.
+      bases: their eigenvectors.
+      weight: of all signals in the factors.
+    """
+    expected = jax.lax.rsqrt(weight)
+    total = jnp.zeros_like(weight)
+    for axis, basis in bases.items():
+        turned = jnp.matmul(factors[axis], basis, precision=jax.lax.Precision.HIGHEST)
+        energy = jnp.maximum(jnp.sum((basis.conj() * turned).real, axis=0), 0)
+        # Of rows and of columns the sum is the same, that of the whole matrix.
+        total = jnp.sum(energy)
+        share = jnp.sqrt(energy / jnp.where(total > 0, total, 1))
+        expected = expected * jnp.expand_dims(share, -3 - axis)
+    expected = expected * jnp.sqrt(total)
+    for axis in {-2, -1} - bases.keys():
+        expected = expected / math.sqrt(signal.shape[axis])
+    left, right = (
+        bases[side][None] if side in bases else optax.MaskedNode() for side in (-2, -1)
+    )
+    (found,) = jnp.abs(_rotate(signal[None], left, right))
+    return jnp.maximum(expected.astype(found.dtype), found).astype(signal.dtype)
+
+
 def _sorted(tree: PyTree, order: jax.Array, axis: int, shape: tuple) -> PyTree:
     """What the inner transformation knows of a direction goes where that goes."""
     return jax.tree.map(
@@ -338,9 +399,9 @@ def _rotate(x: jax.Array, left: Any, right: Any) -> jax.Array:
     highest = jax.lax.Precision.HIGHEST
     if not _absent(left):
         adjoint = jnp.conj(left) if jnp.iscomplexobj(left) else left
-        x = jnp.einsum("bji,bjk->bik", adjoint, x, precision=highest)
+        x = jnp.einsum("bji,bjk->bik", adjoint.astype(x.dtype), x, precision=highest)
     if not _absent(right):
-        x = jnp.einsum("bij,bjk->bik", x, right, precision=highest)
+        x = jnp.einsum("bij,bjk->bik", x, right.astype(x.dtype), precision=highest)
     return x
 
 
@@ -348,8 +409,8 @@ def _rotate_back(x: jax.Array, left: Any, right: Any) -> jax.Array:
     """Q_L X Q_R^H."""
     highest = jax.lax.Precision.HIGHEST
     if not _absent(left):
-        x = jnp.einsum("bij,bjk->bik", left, x, precision=highest)
+        x = jnp.einsum("bij,bjk->bik", left.astype(x.dtype), x, precision=highest)
     if not _absent(right):
         adjoint = jnp.conj(right) if jnp.iscomplexobj(right) else right
-        x = jnp.einsum("bij,bkj->bik", x, adjoint, precision=highest)
+        x = jnp.einsum("bij,bkj->bik", x, adjoint.astype(x.dtype), precision=highest)
     return x

@@ -100,24 +100,26 @@ def scale_by_factored_rms(
         # Finite, and small enough for a finite mean: an infinite row would turn
         # into NaN where it is divided by the mean of the rows.
         limit = jnp.finfo(old.dtype).max / max(old.size, 1)
-        return jnp.minimum(b * old + (1 - b) * new, limit)
+        return jnp.minimum(b * old + (1 - b) * new.astype(old.dtype), limit)
 
     def update(updates, state, params=None, *, observed=None, **extra_args):
         del params, extra_args
         signal = updates if observed is None else observed
 
         def step(u, s, row, column):
-            square = _tree.square(s.astype(_tree.accumulator(s)))
-            wide = u.astype(_tree.accumulator(u))
-            row = average(row, row_of(square) + _tree.like(eps, row))
+            square = _tree.square(s.astype(_tree.arithmetic(s, row)))
+            wide = u.astype(_tree.arithmetic(u, row))
+            real = _tree.real_dtype(wide.dtype)
+            row = average(row, row_of(square) + _tree.like(eps, square))
             if u.ndim < 2:
-                return (wide * jax.lax.rsqrt(row)).astype(u.dtype), row, column
-            column = average(column, column_of(square) + _tree.like(eps, column))
+                scale = jax.lax.rsqrt(row).astype(real)
+                return (wide * scale).astype(u.dtype), row, column
+            column = average(column, column_of(square) + _tree.like(eps, square))
             # Roots before products: row / mean(row) underflows for a row of zero
             # gradients beside a large one.
             total = jnp.sqrt(_tree.mean(row, -1))[..., None]
-            left = (jax.lax.rsqrt(row) * total)[..., None]
-            right = jax.lax.rsqrt(column)[..., None, :]
+            left = (jax.lax.rsqrt(row) * total)[..., None].astype(real)
+            right = jax.lax.rsqrt(column)[..., None, :].astype(real)
             return (wide * left * right).astype(u.dtype), row, column
 
         updates, row, column = _tree.map_to(

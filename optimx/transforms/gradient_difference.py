@@ -166,13 +166,15 @@ def add_stale_gradient_difference(
 
     def update(updates, state, params=None, *, stale_grads=None, **extra_args):
         del params, extra_args
-        if stale_grads is None and jax.tree.leaves(updates):
-            raise ValueError(
-                f"{where}: update needs stale_grads, the gradient at the previous "
-                "parameters on the present batch (zeros at the first step): "
-                "tx.update(grads, state, params, stale_grads=stale). "
-                "optimx.value_and_stale_grad computes it."
-            )
+        if stale_grads is None:
+            if jax.tree.leaves(updates):
+                raise ValueError(
+                    f"{where}: update needs stale_grads, the gradient at the previous "
+                    "parameters on the present batch (zeros at the first step): "
+                    "tx.update(grads, state, params, stale_grads=stale). "
+                    "optimx.value_and_stale_grad computes it."
+                )
+            stale_grads = updates  # Of nothing, there is nothing to compare.
         _checks.same_structure(where, "stale_grads", stale_grads, updates)
         count = _tree.increment(state.count)
         s = _tree.at(scale, count)

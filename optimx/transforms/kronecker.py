@@ -84,7 +84,7 @@ def scale_by_kronecker(
       decay: the rate :math:`\beta` of the factors' averages, in [0, 1).
       update_every: steps between two refreshes of a root, at least 1.
       exponent: p, at least 1; 4 as in the paper, 2 for whitening each side alone.
-      eps: the ridge, relative to the largest eigenvalue; above 0.
+      eps: the ridge, relative to the largest eigenvalue; finite, above 0.
       block_size: largest side of a block, at least 1; None cuts nothing.
       max_dim: a side longer than this (only without blocks, or with larger ones) has a
         diagonal factor.
@@ -93,7 +93,7 @@ def scale_by_kronecker(
       root: a function of (matrix, p, eps=) that gives an inverse root and its residual:
         :func:`optimx.linalg.roots.inverse_root` (by eigenvalues) or
         :func:`optimx.linalg.roots.inverse_root_newton` (products only).
-      tolerance: the largest residual of a root that is used, above 0.
+      tolerance: the largest residual of a root that is used; finite, above 0.
       mesh_axis: mesh axis or axes to split stacks over (:func:`in_stacks`).
 
     Returns:
@@ -122,11 +122,11 @@ def scale_by_kronecker(
     _checks.decay(where, "decay", decay)
     _checks.whole(where, "update_every", update_every)
     _checks.whole(where, "exponent", exponent)
-    _checks.positive(where, "eps", eps)
+    _checks.finite_positive(where, "eps", eps)
     if block_size is not None:
         _checks.whole(where, "block_size", block_size)
     _checks.whole(where, "max_dim", max_dim)
-    _checks.positive(where, "tolerance", tolerance)
+    _checks.finite_positive(where, "tolerance", tolerance)
 
     def init(params):
         _checks.inexact_leaves(where, params)
@@ -168,12 +168,13 @@ def scale_by_kronecker(
     def fold(signal, left, right, skipped):
         n = len(signal)
         left, right, skipped = map(_by_block, (left, right, skipped))
-        blocks = _cut(signal.astype(_tree.accumulator(signal)), block_size)
+        blocks = _cut(signal.astype(_tree.arithmetic(signal, left)), block_size)
         new = _factors(blocks, max_dim)
         # A sum is finite where its terms are, unless it overflows.
         b = _tree.like(decay, left)
         means = [
-            b * old + (1 - b) * f for old, f in zip((left, right), new, strict=True)
+            b * old + (1 - b) * f.astype(old.dtype)
+            for old, f in zip((left, right), new, strict=True)
         ]
         fine = jnp.logical_and(*map(moments.finite, means))
         kept = [
@@ -233,7 +234,7 @@ def scale_by_kronecker(
         )
 
         def scale(u, left_root, right_root):
-            blocks = _cut(u.astype(_tree.accumulator(u)), block_size)
+            blocks = _cut(u.astype(_tree.arithmetic(u, left_root)), block_size)
             blocks = _times(_by_block(left_root), blocks, -2)
             blocks = _times(_by_block(right_root), blocks, -1)
             return _joined(blocks, u.shape, block_size).astype(u.dtype)
@@ -326,6 +327,8 @@ def _diagonal_root(diagonal: jax.Array, exponent: int, eps: Scalar) -> jax.Array
 
 def _times(root: jax.Array, blocks: jax.Array, side: int) -> jax.Array:
     """A root times the rows (side -2), or the columns times a root (-1)."""
+    is_complex = jnp.iscomplexobj(root)
+    root = root.astype(blocks.dtype if is_complex else _tree.real_dtype(blocks.dtype))
     if root.ndim < 3:
         return blocks * jnp.expand_dims(root, -1 if side == -2 else -2)
     order = "bij,bjk->bik" if side == -2 else "bkj,bji->bki"

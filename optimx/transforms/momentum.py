@@ -39,7 +39,8 @@ def ema(
       debias: whether :math:`\hat m_t` comes out rather than :math:`m_t`. A
         scheduled decay has no such correction.
       accumulator_dtype: the dtype of the average. By default float32, or the
-        parameter's own dtype where that is wider.
+        parameter's own dtype where that is wider. Sums are taken in it where it is
+        wider than float32.
 
     Returns:
       A transformation whose updates keep their shapes and dtypes. Its state is an
@@ -87,7 +88,7 @@ def ema(
             _probe.tell("age", age(beta, count), 1)
 
         def accumulate(u, m):
-            wide = _tree.accumulator(u)
+            wide = _tree.arithmetic(u, m)
             b = _tree.like(beta, m.astype(wide))
             return b * m.astype(wide) + (1 - b) * u.astype(wide)
 

@@ -109,7 +109,7 @@ def scale_by_aspect_ratio(
       A stateless transformation; leaves with fewer axes pass unchanged.
 
     Raises:
-      ValueError: where the two axes are the same.
+      ValueError: where an axis is no Python integer or the two are the same.
 
     Examples:
       >>> import jax.numpy as jnp, optimx
@@ -149,7 +149,8 @@ def scale_by_longest_axis(
       A stateless transformation; leaves with fewer axes pass unchanged.
 
     Raises:
-      ValueError: where ``scale`` is negative or the two axes are the same.
+      ValueError: where ``scale`` is negative, an axis is no Python integer or the two
+        are the same.
 
     Examples:
       >>> import jax.numpy as jnp, optimx
@@ -172,10 +173,7 @@ def scale_by_longest_axis(
 
 
 def _scale_by_axes(where: str, factor: Any, in_axis: int, out_axis: int):
-    if in_axis == out_axis:
-        raise ValueError(
-            f"{where}: in_axis and out_axis must be two axes, got {in_axis} twice."
-        )
+    _checks.two_axes(where, in_axis=in_axis, out_axis=out_axis)
 
     def init(params):
         del params

@@ -1,13 +1,16 @@
 """Layer by layer, for parameters that stack layers along a leading axis."""
 
+import collections
 import fnmatch
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
-from optimx import _checks, _probe, _tree
+from optimx import _checks, _layout, _probe, _tree
 from optimx.typing import PyTree
 
 
@@ -22,6 +25,10 @@ def per_layer(
     layers; inside this wrapper it is mapped over the leading axis of the stacked
     leaves and sees one layer at a time. The other leaves go to a second copy of
     ``inner`` as they are, so that no transformation sees both kinds at once.
+
+    Over Explicit mesh axes all layers are split alike, as most numbers of the stacked
+    leaves are; a device works on the layers that it holds, and updates come back as
+    their leaves are split.
 
     Args:
       inner: any transformation; it is mapped with :func:`jax.vmap`, and its state
@@ -82,22 +89,81 @@ def _mapped(
         _same_length(params)
         if not jax.tree.leaves(params):
             return inner.init(params)
-        return jax.vmap(inner.init)(_tree.materialized(params))
+        params = _tree.materialized(params)
+        return _over_layers(lambda params, _: inner.init(params), (params,), params)
 
     def update(updates, state, params=None, **extra_args):
         if not jax.tree.leaves(updates):
             return inner.update(updates, state, params, **extra_args)
         alike, others = _tree.matching(updates, extra_args)
+        arrays, others = _tree.of_arrays(others)
 
-        def layer(updates, state, params, alike):
-            return inner.update(updates, state, params, **alike, **others)
+        def layer(updates, state, params, alike, arrays):
+            return inner.update(updates, state, params, **alike, **arrays, **others)
 
-        mapped = jax.vmap(_probe.lifted(layer))
-        result, told = mapped(updates, state, params, alike)
+        arguments = updates, state, params, alike
+        lifted = _probe.lifted(layer)
+        result, told = _over_layers(lifted, arguments, updates, arrays)
         _probe.retell(told)
-        return result
+        moved, state = result
+        return jax.tree.map(_as_it_was, moved, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _over_layers(
+    function: Callable, arguments: tuple, like: PyTree, shared: PyTree = ()
+) -> Any:
+    """``function`` of each layer and of what all layers share.
+
+    Where types say how layers are split, a device works on those that it holds.
+    """
+    mesh, axes = _split(like)
+    mapped = jax.vmap(function, in_axes=(*[0] * len(arguments), None))
+    if mesh is None:
+        return mapped(*arguments, shared)
+
+    def place(x, *first):
+        spec = (_layout.spec_of(x) or [None] * jnp.ndim(x))[len(first) :]
+        rest = [_layout.without(entry, axes) for entry in spec]
+        return _layout.placed(x, mesh, (*first, *rest))
+
+    arguments = jax.tree.map(lambda x: place(x, axes or None), arguments)
+    if not axes:
+        return mapped(*arguments, shared)
+    # Not by vmap alone: what is mapped would go on naming the mesh axes of the layers,
+    # such as a rule that splits its matrices over all that there are.
+    layers = PartitionSpec(axes)
+    on_devices = jax.shard_map(
+        mapped,
+        mesh=mesh,
+        in_specs=(*[layers] * len(arguments), PartitionSpec()),
+        out_specs=layers,
+        axis_names=set(axes),
+        check_vma=False,
+    )
+    # Outside of a program JAX maps over all axes of a mesh or none.
+    return jax.jit(on_devices)(*arguments, jax.tree.map(place, shared))
+
+
+def _split(tree: PyTree) -> tuple[Any, tuple[str, ...]]:
+    """The mesh, where types know it, and its axes over which the layers are split.
+
+    One answer for all leaves, that of most numbers: counters, which belong to no leaf,
+    have layers too.
+    """
+    mesh, numbers = None, collections.Counter()
+    for leaf in jax.tree.leaves(tree):
+        spec = _layout.spec_of(leaf)
+        if spec is not None:
+            mesh = _layout.mesh_of(leaf)
+            numbers[_layout.names_of(spec[0])] += jnp.size(leaf)
+    return mesh, max(numbers, key=lambda axes: (numbers[axes], axes), default=())
+
+
+def _as_it_was(moved: jax.Array, update: jax.Array) -> jax.Array:
+    mesh, spec = _layout.mesh_of(update), _layout.spec_of(update)
+    return moved if spec is None else _layout.placed(moved, mesh, spec)
 
 
 def _same_length(params: PyTree) -> None:

@@ -1,6 +1,7 @@
 """Which leaves a matrix rule sees, and as which matrices."""
 
 import fnmatch
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optimx import _checks, _probe, _tree
+from optimx import _checks, _layout, _probe, _tree
 from optimx.partition import MATRIX, OTHER, by_rank, resolve_labels
 from optimx.typing import Labels
 
@@ -90,7 +91,9 @@ def as_matrices(
     out matrix, or height times width matrices of in x out. Each leaf named in
     ``spec`` becomes a view of shape (batch, rows, cols), batch being 1 where all
     axes are used; other leaves stay as they are. The state has the shapes of the
-    views. Extra arguments shaped as the updates are shown likewise.
+    views; it is split over the mesh axes that split the leaf, each of its axes over
+    those of the axes that it merges. Extra arguments shaped as the updates are shown
+    likewise.
 
     Args:
       inner: any transformation.
@@ -123,8 +126,8 @@ def as_matrices(
                 f"{tuple(rows)} and {tuple(columns)}."
             )
 
-    def permutation(path, leaf):
-        """The order of a named leaf's axes, batch first, and its view's shape."""
+    def grouped(path, leaf):
+        """A named leaf's axes in three groups: batch, rows, columns."""
         name = _checks.path_name(path)
         for pattern, (rows, columns) in axes.items():
             if not fnmatch.fnmatchcase(name, pattern):
@@ -142,24 +145,28 @@ def as_matrices(
                     f"{tuple(rows)} and {tuple(columns)}."
                 )
             batch = [axis for axis in range(leaf.ndim) if axis not in used]
-            groups = batch, used[: len(rows)], used[len(rows) :]
-            shape = tuple(math.prod(leaf.shape[i] for i in group) for group in groups)
-            return batch + used, shape
+            return batch, used[: len(rows)], used[len(rows) :]
         return None
 
     def show(path, leaf):
-        found = permutation(path, leaf)
-        if found is None:
+        groups = grouped(path, leaf)
+        if groups is None:
             return leaf
-        order, shape = found
-        return jnp.transpose(leaf, order).reshape(shape)
+        shape = tuple(math.prod(leaf.shape[i] for i in group) for group in groups)
+        moved = jnp.transpose(leaf, [*itertools.chain(*groups)])
+        return _layout.reshaped(moved, shape, _merged(_layout.spec_of(leaf), groups))
 
     def hide(path, view, leaf):
-        found = permutation(path, leaf)
-        if found is None:
+        groups = grouped(path, leaf)
+        if groups is None:
             return view
-        order, _ = found
-        moved = view.reshape(tuple(leaf.shape[axis] for axis in order))
+        order = [*itertools.chain(*groups)]
+        spec = _layout.spec_of(leaf)
+        moved = _layout.reshaped(
+            view,
+            tuple(leaf.shape[axis] for axis in order),
+            spec and [spec[axis] for axis in order],
+        )
         inverse = sorted(range(leaf.ndim), key=order.__getitem__)
         return jnp.transpose(moved, inverse)
 
@@ -178,3 +185,15 @@ def as_matrices(
         return jax.tree_util.tree_map_with_path(hide, views, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _merged(spec: Any, groups: Sequence[Sequence[int]]) -> Any:
+    """How the view is split: each of its axes over all that split what it merges.
+
+    So it has as many parts as the leaf. Where the first axis of a group is split and
+    no other, a device holds of the view what it holds of the leaf.
+    """
+    if spec is None:
+        return None
+    names = ([_layout.names_of(spec[axis]) for axis in group] for group in groups)
+    return [tuple(itertools.chain(*entry)) or None for entry in names]

@@ -2,33 +2,18 @@
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.tree_util import GetAttrKey
 
 from optimx import _checks, _tree
-from optimx.codecs import POSITIVE, SIGNED, STOCHASTIC, Codec, Coded
+from optimx.codecs import STOCHASTIC, Codec, Coded
 from optimx.linalg.dither import bits_like, stream
 from optimx.typing import Count, PyTree
-
-Parts = Callable[[tuple], str | None]
-"""Says of a leaf's path in the state whether it is coded: its kind, or None."""
-
-FIELDS: Mapping[str, str | None] = {
-    # Averages and gradients: ours, then Optax's.
-    **dict.fromkeys(("average", "previous"), SIGNED),
-    **dict.fromkeys(("mu", "trace", "ema", "m1", "m2"), SIGNED),
-    # Averages of squares.
-    **dict.fromkeys(("second_moment", "nu", "nu_max", "v"), POSITIVE),
-    # Small, or spoiled by rounding; what is named below them are parameters.
-    **dict.fromkeys(("row", "column", "v_row", "v_col", "hyperparams")),
-    **dict.fromkeys(("left", "right", "left_root", "right_root")),
-    **dict.fromkeys(("left_basis", "right_basis", "turn")),
-}
+from optimx.wrappers.kinds import Parts, kind_of, map_state, moments
 
 
 class QuantizedState(NamedTuple):
@@ -42,35 +27,6 @@ class QuantizedState(NamedTuple):
 
     count: Count
     inner: optax.OptState
-
-
-def moments(path: tuple) -> str | None:
-    """The default of :func:`quantized`: moments and stored gradients are coded.
-
-    The first field of the path that ``FIELDS`` knows says what the array is:
-    ``average``, ``previous`` and Optax's ``mu``, ``trace`` and ``ema`` have signs,
-    ``second_moment`` and Optax's ``nu`` and ``v`` are positive. All else stays as it
-    is: counters, factored rows and columns, roots and bases.
-
-    Args:
-      path: keys of :mod:`jax.tree_util`, from the state's root to the array.
-
-    Returns:
-      ``"signed"``, ``"positive"``, or None for what is not coded.
-
-    Examples:
-      >>> import jax, jax.numpy as jnp, optimx
-      >>> state = optimx.adamw(0.1).init({'w': jnp.ones(2)})
-      >>> for path, _ in jax.tree_util.tree_leaves_with_path(state['precondition']):
-      ...   print(jax.tree_util.keystr(path), optimx.moments(path))
-      .direction.count None
-      .direction.average['w'] signed
-      .by.count None
-      .by.second_moment['w'] positive
-    """
-    fields = (key.name for key in path if isinstance(key, GetAttrKey))
-    known = (FIELDS[name] for name in fields if name in FIELDS)
-    return next(known, None)
 
 
 _record: contextvars.ContextVar[list["Quantized"] | None] = contextvars.ContextVar(
@@ -125,7 +81,8 @@ def quantized(
       inner: any transformation.
       codec: :func:`int8_blockwise`, :func:`float8_e4m3` or :func:`bfloat16`.
       parts: says of a path in the state of ``inner`` what is coded, and as what:
-        ``"signed"``, ``"positive"`` or None. By default :func:`moments`.
+        ``"signed"``, ``"positive"`` or None. By default :func:`moments`, which leaves
+        states of types that it does not know as they are.
       least: arrays of fewer numbers stay as they are; as do arrays that are narrower
         or wider than float32, which somebody has asked for.
       seed: of the rounding.
@@ -234,7 +191,7 @@ def _encoded(state: PyTree, codec: Codec, parts: Parts, least: int) -> PyTree:
         # Behind a barrier: XLA would run its slow interpreter over constant zeros.
         return codec.encode(jax.lax.optimization_barrier(x), kind, None)
 
-    return jax.tree_util.tree_map_with_path(encode, state, is_leaf=_stays)
+    return map_state(encode, state, is_leaf=_stays)
 
 
 def _require_real(path: tuple, x: Any) -> None:
@@ -251,7 +208,7 @@ def _decoded(state: PyTree, codec: Codec, parts: Parts) -> PyTree:
             return x
         return codec.decode(x, kind_of(path, parts))
 
-    return jax.tree_util.tree_map_with_path(decode, state, is_leaf=_stays)
+    return map_state(decode, state, is_leaf=_stays)
 
 
 def _recoded(
@@ -268,11 +225,4 @@ def _recoded(
             bits = bits_like(x, stream(seed, old.count, next(coded)))
         return codec.encode(x, kind, bits)
 
-    return jax.tree_util.tree_map_with_path(encode, old.inner, state, is_leaf=_stays)
-
-
-def kind_of(path: tuple, parts: Parts) -> str:
-    """What ``parts`` said when the state was made: paths do not change."""
-    kind = parts(path)
-    assert kind is not None
-    return kind
+    return map_state(encode, old.inner, state, is_leaf=_stays)

@@ -53,6 +53,27 @@ def test_gradients_that_end_leave_finite_updates(name):
 
 
 @every
+def test_the_largest_count_is_as_good_as_any(name):
+    """It stays where it is; one more would be negative, and a weight infinite."""
+    largest = int(jnp.iinfo(jnp.int32).max)
+
+    def at(count, state):
+        def set_count(path, x):
+            counts = getattr(path[-1], "name", "") == "count"
+            return jnp.full_like(x, count) if counts else x
+
+        return jax.tree_util.tree_map_with_path(set_count, state)
+
+    tx, params, grads = _trees.build(name), _trees.draw(0), _trees.draw(1)
+    extra = _trees.extra(name, grads)
+    _, state = tx.update(grads, tx.init(params), params, **extra)
+    expected, _ = tx.update(grads, at(largest // 2, state), params, **extra)
+    updates, after = tx.update(grads, at(largest, state), params, **extra)
+    _trees.assert_same(updates, expected)
+    _trees.assert_same(after, at(largest, after))
+
+
+@every
 @pytest.mark.parametrize("size", [1e18, 1e30])
 def test_huge_gradients_leave_no_nan(name, size):
     """1e18 has a square in float32 and its sum may have none; 1e30 has none."""

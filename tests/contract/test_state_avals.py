@@ -45,6 +45,11 @@ def parameters(dtype):
     }
 
 
+def promotion(dtype):
+    """Complex times real may promote, nothing else."""
+    return "standard" if dtype.startswith("complex") else "strict"
+
+
 def one_update(name, params, **hyperparameters):
     """State before, updates and state after, as avals."""
     tx = _trees.build(name, **hyperparameters)
@@ -63,6 +68,29 @@ def test_state_and_updates_keep_their_types(name, dtype):
         assert _trees.avals(updates) == _trees.avals(params)
         tx = _trees.build(name)
         assert _trees.avals(tx.init(params)) == _trees.avals(before)
+
+
+@every
+@pytest.mark.parametrize(
+    ("of_parameters", "of_gradients"),
+    [
+        ("float32", "bfloat16"),
+        ("bfloat16", "float32"),
+        ("float32", "float64"),
+        ("float64", "float32"),
+        ("complex128", "complex64"),
+    ],
+)
+def test_gradients_of_another_dtype_keep_it(name, of_parameters, of_gradients):
+    with arithmetic("mixed"), jax.numpy_dtype_promotion(promotion(of_gradients)):
+        params = _trees.draw(0, dtype=jnp.dtype(of_parameters))
+        grads = _trees.draw(1, dtype=jnp.dtype(of_gradients))
+        tx = _trees.build(name)
+        before, updates, after = jax.eval_shape(
+            lambda *trees: _trees.one_update(name, tx, *trees), params, grads
+        )
+        assert _trees.avals(after) == _trees.avals(before)
+        assert _trees.avals(updates) == _trees.avals(grads)
 
 
 @every

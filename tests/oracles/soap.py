@@ -6,7 +6,10 @@ from one step of power iteration and QR. The momentum is kept in raw coordinates
 and rotated when it is used, which equals rotating it along with every new basis.
 
 The authors skip the first step altogether. Here the momentum has seen the first
-gradient, and weight decay acts.
+gradient, and weight decay acts. So that it does not meet a second moment of one
+gradient, that begins, as if it had seen one more, with the larger of what the
+factors expect of a square (Adafactor's estimate in their basis) and the square
+that is there.
 
 mars_soap       MARS's corrected, clipped gradient in place of the gradient.
 ademamix_soap   AdEMAMix's two memories in place of the momentum.
@@ -36,6 +39,22 @@ def next_basis(factor, basis):
         # Zeros speak for no basis, and QR would answer with one of its own.
         return basis, order
     return np.linalg.qr(factor @ basis[:, order])[0], order
+
+
+def first_second_moment(g, factors, bases, weight, sides):
+    """In the first basis: Adafactor's estimate from the factors, or more."""
+    rows, columns = (
+        np.diag(q.T @ factor @ q) / weight if wanted else None
+        for q, factor, wanted in zip(bases, factors, sides, strict=True)
+    )
+    if columns is None:
+        expected = np.repeat(rows[:, None] / g.shape[1], g.shape[1], axis=1)
+    elif rows is None:
+        expected = np.repeat(columns[None, :] / g.shape[0], g.shape[0], axis=0)
+    else:
+        total = np.sum(rows)
+        expected = np.outer(rows, columns) / (total if total > 0 else 1)
+    return np.maximum(expected, (bases[0].T @ g @ bases[1]) ** 2)
 
 
 def of_matrix(
@@ -68,6 +87,10 @@ def of_matrix(
                 elif sides[side]:
                     bases[side], order = next_basis(factors[side], bases[side])
                     v = np.take(v, order, axis=side)
+            if not found and any(sides):
+                weight = 1 - decay**t
+                v = (1 - b2) * first_second_moment(g, factors, bases, weight, sides)
+                n = 1
             found = True
     return np.stack(steps)
 

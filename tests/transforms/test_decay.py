@@ -22,6 +22,22 @@ def test_adds_the_parameters():
     np.testing.assert_array_equal(out["block"]["bias"], 0.25)
 
 
+@pytest.mark.parametrize("mask", [None, {"w": True}], ids=["all", "mask"])
+@pytest.mark.parametrize(
+    "weight_decay", [0.5, jnp.asarray(0.5)], ids=["number", "array"]
+)
+def test_sums_are_rounded_to_the_dtype_of_the_updates_once(weight_decay, mask):
+    """Half of 1 + 1/64 is no bfloat16 between 128 and 256, but carries the sum up."""
+    decay = decay_weights(weight_decay, mask)
+    for of_updates, of_params in (("bfloat16", "float32"), ("float32", "bfloat16")):
+        params = {"w": jnp.full(2, 1 + 1 / 64, of_params)}
+        updates = {"w": jnp.full(2, 128, of_updates)}
+        out = decay.update(updates, decay.init(params), params)[0]["w"]
+        exact = jnp.full(2, 128 + (1 + 1 / 64) / 2)
+        assert out.dtype == of_updates
+        np.testing.assert_array_equal(out, exact.astype(of_updates))
+
+
 @pytest.mark.parametrize(
     "mask",
     [

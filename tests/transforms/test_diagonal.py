@@ -4,6 +4,7 @@ import pytest
 
 import optimx
 from optimx.transforms.diagonal import ScaleByRmsState
+from tests import runs
 
 
 def test_first_update_is_the_sign():
@@ -49,6 +50,33 @@ def test_a_decay_of_zero_keeps_the_last_square():
         updates, state = rms.update(jnp.array([gradient]), state)
     np.testing.assert_allclose(updates, [-1.0])
     np.testing.assert_allclose(state.second_moment, [4.0])
+
+
+@pytest.fixture
+def double():
+    with runs.double_precision():
+        yield
+
+
+def test_a_wide_second_moment_is_taken_in_its_own_precision(double):
+    gradients = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    rms = optimx.scale_by_rms(0.9, eps=0.0, accumulator_dtype=jnp.float64)
+    state, exact = rms.init(jnp.zeros(3, jnp.float32)), np.zeros(3)
+    for gradient in gradients:
+        updates, state = rms.update(jnp.asarray(gradient), state)
+        exact = 0.9 * exact + (1 - 0.9) * gradient.astype(np.float64) ** 2
+    np.testing.assert_allclose(state.second_moment, exact, rtol=1e-14)
+    assert updates.dtype == jnp.float32
+    expected = gradient / np.sqrt(exact / (1 - 0.9**20))
+    np.testing.assert_array_equal(updates, expected.astype(np.float32))
+
+
+def test_a_narrow_second_moment_is_taken_in_float32():
+    gradient = jnp.full(1, 1 + 2.0**-12)
+    rms = optimx.scale_by_rms(0.0, eps=0.0, accumulator_dtype=jnp.bfloat16)
+    updates, state = rms.update(gradient, rms.init(gradient))
+    np.testing.assert_allclose(updates, [1.0], rtol=1e-6)
+    np.testing.assert_array_equal(state.second_moment.astype(jnp.float32), [1.0])
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, np.nan, 2, "0.9"])

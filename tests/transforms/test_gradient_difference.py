@@ -120,6 +120,14 @@ class TestStaleGradientsThatAreWrong:
             tx.update(self.params, tx.init(self.params), self.params, stale_grads=stale)
 
 
+@pytest.mark.parametrize("tree", [{}, None, {"a": None}], ids=str)
+def test_nothing_has_no_stale_gradient(tree):
+    tx = optimx.add_stale_gradient_difference(0.5)
+    updates, state = tx.update(tree, tx.init(tree))
+    assert updates == tree
+    assert int(state.count) == 1
+
+
 def quadratic(params, batch):
     return jnp.mean((batch @ params) ** 2)
 

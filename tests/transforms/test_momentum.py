@@ -5,6 +5,7 @@ import pytest
 
 import optimx
 from optimx.transforms.momentum import EmaState
+from tests import runs
 
 
 def outputs(average, gradients):
@@ -62,6 +63,31 @@ def test_averages_of_bfloat16_are_float32_unless_asked():
     assert optimx.ema(0.9).init(params).average.dtype == jnp.float32
     narrow = optimx.ema(0.9, accumulator_dtype=jnp.bfloat16)
     assert narrow.init(params).average.dtype == jnp.bfloat16
+
+
+@pytest.fixture
+def double():
+    with runs.double_precision():
+        yield
+
+
+def test_a_wide_average_is_taken_in_its_own_precision(double):
+    gradients = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    average = optimx.ema(0.9, debias=False, accumulator_dtype=jnp.float64)
+    state, exact = average.init(jnp.zeros(3, jnp.float32)), np.zeros(3)
+    for gradient in gradients:
+        updates, state = average.update(jnp.asarray(gradient), state)
+        exact = 0.9 * exact + (1 - 0.9) * gradient.astype(np.float64)
+    assert updates.dtype == jnp.float32
+    np.testing.assert_allclose(state.average, exact, rtol=1e-14)
+
+
+def test_a_narrow_average_is_taken_in_float32():
+    gradient = jnp.full(1, 1 + 2.0**-12)
+    average = optimx.ema(0.5, debias=False, accumulator_dtype=jnp.bfloat16)
+    updates, state = average.update(gradient, average.init(gradient))
+    np.testing.assert_array_equal(updates, gradient / 2)
+    np.testing.assert_array_equal(state.average.astype(jnp.float32), [0.5])
 
 
 def test_small_contributions_to_a_large_average_are_kept():

@@ -252,6 +252,27 @@ def test_one_axis_is_not_two(name):
         make(in_axis=0, out_axis=0)
 
 
+@factors
+@pytest.mark.parametrize("axis", ["in_axis", "out_axis"])
+@pytest.mark.parametrize("value", [-3.0, None, True, "0"])
+def test_an_axis_is_a_number_of_one(name, axis, value):
+    make, _ = FACTORS[name]
+    with pytest.raises(ValueError, match=rf"{make.__name__}: {axis} must be a Python"):
+        make(**{axis: value})
+
+
+@pytest.mark.parametrize("optimizer", [optimx.muon, optimx.mars_m])
+def test_an_axis_is_not_injected(optimizer):
+    params = {"wide": jnp.ones((4, 12))}
+    injected = optax.inject_hyperparams(optimizer, static_args=("steps",))
+    message = r"in_axis must be a Python int, got .* name it in static_args\.$"
+    with pytest.raises(ValueError, match=message):
+        injected(0.1).init(params)
+    fixed = "steps", "in_axis", "out_axis"
+    injected = optax.inject_hyperparams(optimizer, static_args=fixed)
+    injected(0.1).init(params)
+
+
 @pytest.mark.parametrize("scale", [-0.1, math.inf, math.nan, "0.2", None])
 def test_a_scale_is_a_number(scale):
     with pytest.raises(ValueError, match=r"scale_by_longest_axis: scale must be"):

@@ -84,7 +84,12 @@ def muon(
 
     def debiased(weight, ahead):
         dtype = jnp.result_type(float)
-        return lambda t: weight / _tree.debias(b1, t + ahead, dtype)
+
+        def at(t):
+            t = _tree.increment(t) if ahead else t
+            return weight / _tree.debias(b1, t, dtype)
+
+        return at
 
     momentum = mix(
         (debiased(b1, 1), ema(b1, debias=False, accumulator_dtype=accumulator_dtype)),

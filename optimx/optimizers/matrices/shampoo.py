@@ -53,7 +53,8 @@ def shampoo(
       b1: decay of the average, in [0, 1).
       b2: decay of the factors and of the second moment, in [0, 1).
       eps: added to the root of the second moment that gives the norm, at least 0.
-      root_eps: the ridge of the roots, relative to the largest eigenvalue; above 0.
+      root_eps: the ridge of the roots, relative to the largest eigenvalue; finite,
+        above 0.
       update_every: steps between two refreshes of a root, at least 1.
       block_size: largest side of a block with factors of its own, at least 1; None cuts
         nothing.
