@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _say(error, _BAD_INPUT)
     except KeyboardInterrupt:
-        return _say("interrupted before the first step", _INTERRUPTED)
+        return _say("interrupted", _INTERRUPTED)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from optimx.bench.compare.table import wide
 from optimx.bench.train_cost import TrainReport, TrainRow, measure_training
 from optimx.training.config import load_config
 from optimx.training.errors import InputError, InterruptedRunError
@@ -88,7 +89,7 @@ def bench_train(
     if markdown:
         print(as_markdown(report), end="")
     else:
-        show(report, Console(highlight=False))
+        show(report, wide(Console(highlight=False)))
 
 
 def title(report: TrainReport) -> str:

@@ -19,7 +19,7 @@ import optax
 from optimx.bench import minimal
 from optimx.bench.update_cost import device_name
 from optimx.training.config import Config
-from optimx.training.data import load_dataset
+from optimx.training.data import Dataset, load_dataset
 from optimx.training.network import flops
 from optimx.training.network.attention import resolve_attention
 from optimx.training.optimizer import build_optimizer
@@ -106,14 +106,14 @@ def measure_training(
     check_batch(first, mesh)
     with jax.set_mesh(mesh):
         notice("reading the data")
-        feed = Feed(first, load_dataset(first.data, first.model.vocab), mesh)
-        subjects = [_Subject(SGD, first, mesh, feed, optax.sgd(1e-3))]
+        data = load_dataset(first.data, first.model.vocab)
+        subjects = [_Subject(SGD, first, mesh, data, optax.sgd(1e-3))]
         for config in configs:
             name = config.optimizer.rule.name
             notice(f"compiling {name}")
-            subjects.append(_Subject(name, config, mesh, feed))
+            subjects.append(_Subject(name, config, mesh, data))
         if by_hand:
-            subjects.append(_ByHand(first, feed))
+            subjects.append(_ByHand(first, Feed(first, data, mesh)))
         for subject in subjects:
             subject.run(2)
         times: list[list[float]] = [[] for _ in subjects]
@@ -133,7 +133,7 @@ def measure_training(
 class _Subject:
     """An optimizer's compiled step, its state, and batches."""
 
-    def __init__(self, name, config: Config, mesh, feed: Feed, tx=None):
+    def __init__(self, name, config: Config, mesh, data: Dataset, tx=None):
         config = resolve_attention(config, jax.devices()[0].platform)
         if tx is None:
             tx = build_optimizer(
@@ -148,10 +148,11 @@ class _Subject:
                 config, optimizer=dataclasses.replace(config.optimizer, rule=rule)
             )
         tx = optax.with_extra_args_support(tx)
-        self.name, self._feed = name, feed
+        # Each draws what its own optimizer needs, the next batch or not.
+        self.name, self._feed = name, Feed(config, data, mesh)
         shardings = state_sharding(config, tx, mesh)
         shapes = placed(abstract_state(config, tx), shardings)
-        self._batch = feed.inputs(0)
+        self._batch = self._feed.inputs(0)
         step = make_train_step(config, tx, shardings)
         began = time.perf_counter()
         self._step = step.lower(shapes, *self._batch).compile()

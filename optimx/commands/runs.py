@@ -46,7 +46,8 @@ def _add_processes(parser: Any) -> None:
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="one of several processes, as Slurm, Kubernetes or a TPU slice say",
+        help="one of several processes, whose number and index Slurm, Kubernetes, Open "
+        "MPI or a TPU slice says",
     )
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     parser.add_argument("--processes", type=int, metavar="N", help="how many there are")

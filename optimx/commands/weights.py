@@ -25,7 +25,10 @@ def add_commands(commands: Any) -> None:
     text.add_argument("--seed", type=int, default=0, help="of the choice")
     theirs = commands.add_parser("import-gpt2", help="a run from Hugging Face's GPT-2")
     theirs.add_argument(
-        "source", type=Path, metavar="DIR", help="config.json and so on"
+        "source",
+        type=Path,
+        metavar="DIR",
+        help="folder with Hugging Face's config.json and model.safetensors",
     )
     theirs.add_argument(
         "--out", type=Path, metavar="RUN", help="folder of the run; new by default"

@@ -127,6 +127,9 @@ def switch_config(path: Path, overrides: Iterable[tuple[str, str]]) -> Config:
 
 
 def _resolve(layer: Layer) -> Config:
+    if layer.get("data.tokenizer", Setting(None, "")).value == "":
+        # What a run's own config.toml says where it has none.
+        layer = {k: v for k, v in layer.items() if k != "data.tokenizer"}
     layer = _inherited(layer) | layer
     parts = {name: build_section(name, section(layer, name)) for name in SECTION_TYPES}
     train = parts["train"]

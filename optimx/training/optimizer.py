@@ -67,10 +67,14 @@ class Optimizer:
     paths: tuple[str, ...] = ()
 
     @property
+    def rules(self) -> list[Rule]:
+        """One or both."""
+        return [self.rule] if self.others is None else [self.rule, self.others]
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Keyword arguments that ``update`` needs besides the parameters."""
-        rules = [self.rule] if self.others is None else [self.rule, self.others]
-        needs = [need for rule in rules for need in registry.get(rule.name).needs]
+        needs = [need for rule in self.rules for need in registry.get(rule.name).needs]
         return tuple(dict.fromkeys(needs))
 
 

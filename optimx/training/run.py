@@ -1,5 +1,6 @@
 """A run from its start, or from a checkpoint, to its end."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -95,12 +96,14 @@ class Run:
         )
         again = f"optimx resume {self.folder.path}"
         try:
-            with jax.set_mesh(self.mesh):
-                state, done, diverged = self._train(resolved, tx)
-                params = whole(state.params)
-            if not diverged and done == config.train.steps:
-                with unwritable(StorageError, self.folder.path):
-                    return self._finish(params, int(state.skipped), count)
+            # Signals are heard from the first step until everything is written.
+            with contextlib.ExitStack() as listening:
+                with jax.set_mesh(self.mesh):
+                    state, done, diverged = self._train(resolved, tx, listening)
+                    params = whole(state.params)
+                if not diverged and done == config.train.steps:
+                    with unwritable(StorageError, self.folder.path):
+                        return self._finish(params, int(state.skipped), count)
         except StorageError as error:
             raise StorageError(
                 f"{error}; to continue from the last checkpoint: {again}"
@@ -115,7 +118,10 @@ class Run:
         )
 
     def _train(
-        self, config: Config, tx: optax.GradientTransformation
+        self,
+        config: Config,
+        tx: optax.GradientTransformation,
+        listening: contextlib.ExitStack,
     ) -> tuple[TrainState, int, str | None]:
         """The last state, its step, and why the run diverged if it did."""
         shardings = state_sharding(config, tx, self.mesh)
@@ -132,10 +138,10 @@ class Run:
             step = step.lower(shapes, *feed.inputs(done)).compile()
             self.report.say(str(step_memory(step)))
             evaluate = make_evaluate(config, feed.validation())
+            stop = listening.enter_context(stop_on_signals())
             with (
                 unwritable(StorageError, self.folder.metrics),
                 self._open_metrics(done) as log,
-                stop_on_signals() as stop,
             ):
                 recorder = Recorder(config, log, self.report, done)
                 state, done = run_steps(

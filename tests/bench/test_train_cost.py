@@ -7,11 +7,13 @@ from rich.console import Console
 from training.small import config, write_corpus
 
 from optimx.bench import minimal
+from optimx.bench.compare.table import wide
 from optimx.bench.train_command import as_markdown, bench_train, show
 from optimx.bench.train_cost import BY_HAND, SGD, measure_training
 from optimx.training.errors import InputError
 from optimx.training.network import flops
 from optimx.training.optimizer import build_optimizer
+from optimx.training.parallel.feed import Feed
 from optimx.training.planning.chips import chip_of
 from optimx.training.state import init_state
 from optimx.training.step import make_train_step
@@ -78,6 +80,35 @@ def test_a_report(corpus, tmp_path):
     assert "A step of 64 tokens, float32, context 16, attention xla" in (
         console.export_text()
     )
+
+
+@pytest.mark.parametrize("exact_first", [True, False])
+def test_each_draws_the_batches_that_it_needs(corpus, monkeypatch, exact_first):
+    """Exact MARS looks at the next batch as well; the others do not."""
+    drawn = []
+    whole = Feed.inputs
+
+    def inputs(self, step):
+        batch, following = whole(self, step)
+        drawn.append(following is not None)
+        return batch, following
+
+    monkeypatch.setattr(Feed, "inputs", inputs)
+    names = (
+        ["mars_adamw_exact", "adamw"] if exact_first else ["adamw", "mars_adamw_exact"]
+    )
+    chosen = [config(corpus, optimizer__name=name) for name in names]
+    report = measure_training(chosen, steps=1, rounds=1)
+    assert [row.name for row in report.rows] == [SGD, *names]
+    # Each once when it is made, then once in its round.
+    ahead = [name == "mars_adamw_exact" for name in [SGD, *names]]
+    assert drawn == ahead * 2
+
+
+def test_a_narrow_pipe_cuts_no_name(corpus, capsys):
+    chosen = config(corpus, optimizer__name="mars_adamw_exact")
+    show(measure_training([chosen], steps=1, rounds=1), wide(Console(width=40)))
+    assert "mars_adamw_exact" in capsys.readouterr().out
 
 
 def test_operations_of_gpt2_small():

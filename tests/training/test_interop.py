@@ -433,6 +433,13 @@ def test_another_vocabulary_is_refused(corpus, run, tmp_path):
         )
 
 
+def test_no_tokenizer_said_is_that_of_the_start(corpus, run, tmp_path):
+    """As it stands in the config.toml of a run that learned token files without one."""
+    folder = RunFolder(tmp_path / "tuned")
+    finetuned(corpus, folder, run.path, data__tokenizer="")
+    assert folder.tokenizer.read_text() == run.tokenizer.read_text()
+
+
 @pytest.mark.parametrize("more", [{}, {"model__preset": "tiny"}])
 def test_what_is_no_run_is_no_start(corpus, tmp_path, more):
     for source in (tmp_path / "absent", THEIRS):

@@ -10,6 +10,8 @@ import pytest
 from optimx.training import monitoring
 from optimx.training import recorder as recorder_module
 from optimx.training import report as report_module
+from optimx.training import run as run_module
+from optimx.training.checkpoints.checkpoint import Checkpoints
 from optimx.training.config import load_config
 from optimx.training.data.formats import make_header
 from optimx.training.errors import (
@@ -401,6 +403,32 @@ def test_signals_are_as_before_after_a_run(corpus, tmp_path):
     train(config(corpus, train__steps=1, schedule__warmup=0), RunFolder(tmp_path / "r"))
     after = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     assert before == after
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_after_the_last_step_end_nothing(corpus, tmp_path, monkeypatch, number):
+    """The last checkpoint and the summary are written all the same."""
+    closed, plotted = Checkpoints.__exit__, run_module.plot_losses
+
+    def closing(self, *exception):
+        os.kill(os.getpid(), number)
+        return closed(self, *exception)
+
+    monkeypatch.setattr(Checkpoints, "__exit__", closing)
+    first, second = RunFolder(tmp_path / "first"), RunFolder(tmp_path / "second")
+    train(config(corpus), first)
+    monkeypatch.setattr(Checkpoints, "__exit__", closed)
+
+    def plotting(*args):
+        os.kill(os.getpid(), number)
+        return plotted(*args)
+
+    monkeypatch.setattr(run_module, "plot_losses", plotting)
+    train(config(corpus), second)
+    for folder in (first, second):
+        assert folder.summary.is_file()
+        assert folder.plot.is_file()
+        assert "8" in [path.name for path in folder.checkpoints.iterdir()]
 
 
 def write_bins(folder, counts=(4000, 3000), high=300):

@@ -80,7 +80,7 @@ def instability(request: Request, progress: Progress) -> dict[str, Any]:
     return {
         "size": dataclasses.asdict(size),
         "spike": {"before": BEFORE, "standard_deviations": SPIKE},
-        "hyperparameters": dict(came.optimizer.rule.hyperparameters),
+        "hyperparameters": _without_decay(came.optimizer.rule.hyperparameters),
         "runs": runs,
         "conclusion": [_said(run) for run in runs],
     }
@@ -112,13 +112,17 @@ def rules(
       numbers: hyperparameters of CAME; AdamW is given its b1 and b2.
       rate: of all of them.
     """
-    numbers = {k: v for k, v in numbers.items() if k not in ("weight_decay", "state")}
+    numbers = _without_decay(numbers)
     shared = ("b1", "b2", "eps", "clip_threshold")
     return {
-        "adamw": adamw(rate, b1=numbers["b1"], b2=numbers["b2"]),
+        "adamw": adamw(rate, b1=numbers["b1"], b2=numbers["b2"], weight_decay=0.0),
         ADAFACTOR: without_confidence(rate, **{k: numbers[k] for k in shared}),
         "came": came(rate, **numbers),
     }
+
+
+def _without_decay(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in numbers.items() if k not in ("weight_decay", "state")}
 
 
 def _together(times: float, found: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import time
 
 import jax
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from optimx.bench.compare.config import Contender
+from optimx.bench.compare.config import Contender, shown
 from optimx.bench.compare.programs import alone, state_bytes
 from optimx.bench.compare.runner import in_turns
 from optimx.bench.compare.sweep import Plan
@@ -89,12 +90,12 @@ def show_budget(
         found = cost(plan, contender, trials, data, stop)
         total += found.seconds
         grid = "; ".join(
-            f"{key} {', '.join(map(str, values))}"
+            f"{key} {', '.join(map(shown, values))}"
             for key, values in contender.grid.items()
         )
         table.add_row(
-            contender.label,
-            grid or "as it is",
+            escape(contender.label),
+            escape(grid) or "as it is",
             str(found.trials),
             f"{found.steps:,}",
             f"{found.step_seconds * 1e3:.1f}",
@@ -110,4 +111,5 @@ def show_budget(
         f"{comparison.base.tokens_per_step:,} tokens. What is not done yet takes "
         f"{duration(total)} one run after the other.",
         soft_wrap=True,
+        markup=False,
     )

@@ -15,7 +15,7 @@ from optimx.bench.compare.reading import read_comparison
 from optimx.bench.compare.report import show_table, write_report
 from optimx.bench.compare.results import Entry, assemble
 from optimx.bench.compare.runner import Runner
-from optimx.bench.compare.sharing import Sharing
+from optimx.bench.compare.sharing import Sharing, same_comparison
 from optimx.bench.compare.sweep import Choice, Plan
 from optimx.bench.compare.timing import Stopwatch, Timing
 from optimx.bench.compare.trials import Result, Trial, Trials
@@ -69,7 +69,8 @@ def compare(
     check_batch(base, make_mesh(base.mesh))
     plan, trials = Plan(comparison, data.sha256), Trials(out)
     _require_own(out)
-    trials.require_only(list(plan.possible()))
+    possible = list(plan.possible())
+    trials.require_only(possible)
     again = _command(path, overrides, out)
     with stop_on_signals() as stop:
         try:
@@ -78,7 +79,11 @@ def compare(
                 return
             with unwritable(InputError, out):
                 out.mkdir(parents=True, exist_ok=True)
-            with unwritable(StorageError, out):
+            names = {trial.name for trial in possible}
+            with (
+                same_comparison(out, names, console.print),
+                unwritable(StorageError, out),
+            ):
                 _Making(comparison, plan, trials, data, stop, console).go(out, again)
         except InterruptedRunError:
             done = sum(map(trials.done, _distinct(plan)))
@@ -130,7 +135,8 @@ class _Making:
                 results = self._results(out, runner, progress, command)
                 write_report(results, out)
         show_table(results, self.console)
-        self.console.print(f"\nThe report is {out / 'report.html'}", soft_wrap=True)
+        said = f"\nThe report is {out / 'report.html'}"
+        self.console.print(said, soft_wrap=True, markup=False)
 
     def _results(self, out: Path, runner: Runner, progress: Progress, command: str):
         """Of runs that are all done; ``results.json``, which is also written."""

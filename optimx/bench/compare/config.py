@@ -85,7 +85,10 @@ class Comparison:
           seed: of the run; the file's own if None.
           shorter: divides the steps; a warmup or decay in steps shrinks with them.
         """
-        chosen = {f"optimizer.{k}": Setting(v, self._where(k)) for k, v in point}
+        chosen = {
+            f"optimizer.{key}": Setting(_thawed(value), self._where(key))
+            for key, value in point
+        }
         layers = [*self.layers, contender.layer, chosen]
         if seed is not None:
             layers.append({"train.seed": Setting(seed, str(self.path))})
@@ -95,6 +98,18 @@ class Comparison:
 
     def _where(self, key: str) -> str:
         return f"{self.path}: grid.{key}"
+
+
+def _thawed(value: Any) -> Any:
+    """Tuples as the lists that settings are."""
+    return [_thawed(one) for one in value] if isinstance(value, tuple) else value
+
+
+def shown(value: Any) -> str:
+    """A value of a grid, as the file has it but for what can be said shorter."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shortened(layer: Layer, shorter: int) -> Layer:

@@ -33,12 +33,12 @@ def draw_intervals(results: Mapping[str, Any]) -> Figure | None:
     )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     limit = _limit(rows)
+    axes.axvline(0, color=INK, lw=1.4, zorder=1)
     for place, row in enumerate(rows):
         _draw(axes, place, row["loss_difference"], limit, by_label[row["label"]])
         _write(axes, place, row, results["baseline"])
     if limit is not None:
-        axes.set_xlim(right=limit)
-    axes.axvline(0, color=INK, lw=1.4, zorder=1)
+        axes.set_xlim(min(axes.get_xlim()[0], -0.05 * limit), limit)
     axes.set_yticks([])
     axes.grid(axis="x", lw=0.7)
     axes.set_axisbelow(True)

@@ -32,9 +32,9 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
             self._bar = Bar(
-                TextColumn("{task.fields[now]}"),
+                TextColumn("{task.fields[now]}", markup=False),
                 BarColumn(bar_width=None),
-                TextColumn("{task.fields[left]}"),
+                TextColumn("{task.fields[left]}", markup=False),
                 console=self._console,
                 expand=True,
                 refresh_per_second=2,

@@ -147,7 +147,12 @@ def _grid(where: str, given: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
                 if key != "name"
                 else f"{where}: grid.name: another optimizer is another contender"
             )
-    return {key: tuple(values) for key, values in grid.items()}
+    return {key: _frozen(values) for key, values in grid.items()}
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, lists in lists too: a point of a grid names its results."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _baseline(path: Path, table: dict[str, Any], labels: list[str]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from optimx.bench.compare.figures import as_svg, draw
@@ -31,7 +32,7 @@ def show_table(results: Mapping[str, Any], console: Console) -> None:
     for index, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if index > 1 else "left")
     for row in results["contenders"]:
-        table.add_row(*cells(row, results))
+        table.add_row(*map(escape, cells(row, results)))
     console.print()
     wide(console).print(table)
     console.print()

@@ -141,6 +141,8 @@ class Plan:
         rungs = []
         for shorter, count in self.rungs(contender):
             points = points[:count]
+            if not points:  # every run of the rung before has diverged
+                break
             wanted = self.rung(contender, points, shorter)
             run(wanted)
             losses: dict[Point, tuple[float, ...]] = {point: () for point in points}

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from optimx.bench.compare.config import shown
 from optimx.bench.compare.verdict import ratio, signed
 
 HEADINGS = (
@@ -38,7 +39,7 @@ def cells(row: Mapping[str, Any], results: Mapping[str, Any]) -> list[str]:
         f"{timing['step_ms']:.1f}" if timing else "-",
         f"{timing['over_baseline']:.2f}" if timing else "-",
     ]
-    chosen = ", ".join(f"{k} {_short(v)}" for k, v in row["point"].items())
+    chosen = ", ".join(f"{k} {shown(v)}" for k, v in row["point"].items())
     if not chosen:
         chosen = f"learning_rate {row['optimizer']['learning_rate']:g}"
     first = [row["label"], chosen]
@@ -75,7 +76,3 @@ def tokens(row: Mapping[str, Any]) -> str:
 def _or_more(value: float | None) -> str:
     """In results.json what is never reached is null."""
     return ratio(float("inf") if value is None else value)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

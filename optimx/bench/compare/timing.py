@@ -57,7 +57,7 @@ class Stopwatch:
       data: that is learned.
       stop: looked at after every step.
       rounds: of each.
-      steps: of a round; more where an optimizer does something every so many.
+      steps: of a round; more where either does something every so many.
     """
 
     def __init__(
@@ -70,17 +70,16 @@ class Stopwatch:
     ):
         self._data, self._stop = data, stop
         self._rounds, self._steps = rounds, steps
+        self._cycle = _cycle(baseline)
         self._baseline = self._subject(baseline)
 
     def time(self, config: Config) -> Timing:
         """Times one contender."""
-        steps = max(
-            self._steps, config.optimizer.rule.hyperparameters.get("update_every", 0)
-        )
+        steps = max(self._steps, self._cycle, _cycle(config))
         mine, theirs = [], []
         subject = self._subject(config)
         for _ in range(self._rounds):
-            theirs.append(self._baseline.seconds(self._steps, self._stop))
+            theirs.append(self._baseline.seconds(steps, self._stop))
             mine.append(subject.seconds(steps, self._stop))
         return Timing(mine, theirs)
 
@@ -88,6 +87,12 @@ class Stopwatch:
         mesh = make_mesh(config.mesh)
         with jax.set_mesh(mesh):
             return _Subject(alone(config, self._data, mesh), mesh)
+
+
+def _cycle(config: Config) -> int:
+    """After how many steps the optimizer has done everything that it does."""
+    rules = config.optimizer.rules
+    return max(rule.hyperparameters.get("update_every", 1) for rule in rules)
 
 
 class _Subject:

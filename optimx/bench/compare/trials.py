@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from optimx.bench.compare.config import Contender, Point
+from optimx.bench.compare.config import Contender, Point, shown
 from optimx.training.checkpoints.manifest import write_text
 from optimx.training.config import Config, dump_config
 from optimx.training.errors import InputError
@@ -48,12 +48,8 @@ class Trial:
         return f"{words}-{other}-{digest}"
 
     def __str__(self) -> str:
-        said = [f"{key}={_short(value)}" for key, value in self.point]
+        said = [f"{key}={shown(value)}" for key, value in self.point]
         return " ".join([self.contender.label, *said, f"seed={self.config.train.seed}"])
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclasses.dataclass(frozen=True)

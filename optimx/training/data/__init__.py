@@ -108,12 +108,7 @@ def check_sizes(dataset: Dataset, data: Data, train: Train) -> None:
 
 def _given_tokenizer(path: str, vocab: int) -> Tokenizer:
     tokenizer = load_tokenizer(Path(path))
-    entries = tokenizer.get_vocab_size()
-    if entries > vocab:
-        raise InputError(
-            f"data.tokenizer = {path!r}: has {entries} entries, "
-            f"model.vocab = {vocab} is smaller"
-        )
+    check_vocabulary(tokenizer, vocab, f"data.tokenizer = {path!r}")
     return tokenizer
 
 

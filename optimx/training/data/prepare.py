@@ -13,7 +13,12 @@ from optimx.training.data.hub import Hub
 from optimx.training.data.manifest import SIDES, Manifest, file_sha256, open_manifest
 from optimx.training.data.prepare_report import PrepareReport
 from optimx.training.data.shard_writer import Shard, ShardWriter, put_file
-from optimx.training.data.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+from optimx.training.data.tokenizer import (
+    END_OF_TEXT,
+    load_tokenizer,
+    token_dtype,
+    train_tokenizer,
+)
 from optimx.training.errors import InputError
 from optimx.training.lock import exclusive
 
@@ -152,7 +157,7 @@ def _tokenizer(
     manifest.tokenizer_sha256 = file_sha256(path)
     if before and manifest.tokenizer_sha256 != before:
         raise InputError(f"{path}: is not the one that made the finished shards")
-    manifest.dtype = "uint16" if given.get_vocab_size() <= 2**16 else "uint32"
+    manifest.dtype = token_dtype(given).__name__
     return given
 
 

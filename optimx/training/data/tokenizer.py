@@ -59,17 +59,27 @@ def check_vocabulary(tokenizer: Tokenizer, vocab: int, where: str) -> int:
     Raises:
       InputError: it has fewer, ``vocab``.
     """
-    entries = 1 + max(tokenizer.get_vocab().values())
-    if entries > vocab:
+    found = entries(tokenizer)
+    if found > vocab:
         raise InputError(
-            f"{where}: has {entries} entries, model.vocab = {vocab} is smaller"
+            f"{where}: has {found} entries, model.vocab = {vocab} is smaller"
         )
-    return entries
+    return found
+
+
+def entries(tokenizer: Tokenizer) -> int:
+    """The largest token and one more: ids may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values())
+
+
+def token_dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger]:
+    """The smallest one that has room for every token."""
+    return np.uint16 if entries(tokenizer) <= 2**16 else np.uint32
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
     """The documents' tokens one after another, each followed by end-of-text."""
     end = tokenizer.token_to_id(END_OF_TEXT)
-    dtype = np.uint16 if tokenizer.get_vocab_size() <= 2**16 else np.uint32
+    dtype = token_dtype(tokenizer)
     encoded = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return np.concatenate([np.array([*item.ids, end], dtype) for item in encoded])

@@ -37,6 +37,16 @@ def test_without_confidence_is_came_on_what_is_no_matrix():
     np.testing.assert_allclose(first["kernel"], updates["kernel"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adamw", ADAFACTOR, "came"])
+def test_no_rule_decays_weights(name):
+    tx = rules(NUMBERS, 0.1)[name]
+    grads = {"bias": jnp.ones(4), "kernel": jnp.eye(4)}
+    huge = jax.tree.map(lambda g: g + 1e6, grads)
+    expected, _ = tx.update(grads, tx.init(grads), grads)
+    updates, _ = tx.update(grads, tx.init(grads), huge)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+
+
 def test_a_followed_run_is_the_trainers(corpus):
     came = config(
         corpus, optimizer__name="came", optimizer__weight_decay=0.0, train__steps=8

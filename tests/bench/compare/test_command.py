@@ -188,6 +188,7 @@ def test_a_learning_rate_that_diverges_loses(write, overrides, tmp_path):
 [compare]
 baseline = "adamw"
 seeds = 1
+halving = true
 together = "always"
 [[compare.contender]]
 optimizer = {{ name = "adamw" }}
@@ -195,17 +196,28 @@ grid = {{ learning_rate = [1e-3, 1e30] }}
 [[compare.contender]]
 label = "lost"
 optimizer = {{ name = "adamw", learning_rate = 1e30 }}
+[[compare.contender]]
+label = "lost [all/of it]"
+optimizer = {{ name = "adamw" }}
+grid = {{ learning_rate = [1e29, 1e30, 1e31] }}
 """
     out = tmp_path / "out"
     console = say()
     compare(write(text), overrides, out, console=console)
     results = json.loads((out / "results.json").read_text())
-    adamw, lost = results["contenders"]
+    adamw, lost, wholly = results["contenders"]
     assert adamw["point"] == {"learning_rate": 1e-3}
     assert lost["verdict"] == (
         "lost: 1 of 1 final runs diverged, so it is not compared."
     )
-    assert "1 of 1 diverged" in console.file.getvalue()
+    # With halving, what follows a rung of which nothing is left is nothing.
+    assert wholly["point"] is None
+    assert len(wholly["sweep"]) == 1
+    assert wholly["verdict"] == "lost [all/of it]: every run of its sweep diverged."
+    said = console.file.getvalue()
+    assert "1 of 1 diverged" in said
+    # Brackets are no markup.
+    assert re.search(r"^lost \[all/of it\] +- +diverged", said, re.MULTILINE)
 
     # A trial by itself is a run of the trainer: its config.toml makes the same one.
     (one,) = [

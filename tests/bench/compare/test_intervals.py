@@ -61,6 +61,14 @@ def test_what_is_far_worse_is_an_arrow():
     assert ">1" in [text.get_text() for text in axes.texts]
 
 
+@pytest.mark.parametrize("values", [(0.05, 0.06, 0.07, 0.5), (0.5, 0.6, 5.0)])
+def test_the_baseline_is_in_the_picture(values):
+    """Also where all are worse, and one is far worse."""
+    axes = drawn(*(row(f"{v}", v, v - 0.02, v + 0.02) for v in values))
+    low, high = axes.get_xlim()
+    assert low < 0 < high < max(values)
+
+
 def test_whoever_else_it_is_held_against_is_named():
     axes = drawn(row("MARS", -0.1, -0.2, -0.05, against="gamma 0"))
     assert labels(axes) == ["MARS less\ngamma 0"]

@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from optimx.bench.compare.config import shown
 from optimx.bench.compare.reading import read_comparison
 from optimx.training.errors import InputError
 
@@ -33,6 +34,24 @@ def test_a_contender_is_its_settings_and_a_point_of_its_grid(write):
     assert config.train.seed == 5
     # A run of a quarter of the steps has a schedule of a quarter.
     assert (config.train.steps, config.schedule.warmup) == (25, 3)
+
+
+def test_a_grid_of_lists(write):
+    """A point names results, so what it holds has to be hashable."""
+    text = HEAD + (
+        '[[compare.contender]]\nlabel = "adamw"\n'
+        'optimizer = {{ name = "mars_adamw", others = {{ name = "adamw" }} }}\n'
+        "[compare.contender.grid]\n"
+        '"others.paths" = [["wte/*"], ["wte/*", "wpe/*"]]\n'
+    )
+    comparison = read_comparison(write(text))
+    (contender,) = comparison.contenders
+    points = contender.points()
+    assert len(dict.fromkeys(points)) == 2
+    config = comparison.config(contender, points[1])
+    assert config.optimizer.paths == ("wte/*", "wpe/*")
+    ((_, value),) = points[1]
+    assert shown(value) == "[wte/*, wpe/*]"
 
 
 def test_optimizers_of_included_files_reach_nobody(write, tmp_path):

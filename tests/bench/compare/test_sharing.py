@@ -1,5 +1,7 @@
 """Processes that make one comparison together."""
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -12,8 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from optimx.bench.compare.sharing import Sharing
-from optimx.training.errors import InterruptedRunError
+from optimx.bench.compare.sharing import Sharing, same_comparison
+from optimx.training.errors import InputError, InterruptedRunError
 from optimx.training.interrupt import StopRequest
 from optimx.training.lock import exclusive
 
@@ -50,7 +52,7 @@ def test_what_others_are_at_comes_last(tmp_path, shared):
 
     shared.each(AB, work)
     assert done == ["b", "a"]
-    assert shared.said == ["Another process does a: waiting for it"]
+    assert shared.said == ["Other processes do a: waiting for them"]
 
 
 def test_a_signal_ends_the_waiting(tmp_path):
@@ -67,6 +69,50 @@ def test_a_signal_ends_the_waiting(tmp_path):
         sharing.last(),
     ):
         pass
+
+
+def test_two_comparisons_do_not_share_a_folder(tmp_path):
+    with same_comparison(tmp_path, ["a", "b"], print):
+        with same_comparison(tmp_path, ["b", "a"], print):
+            pass
+        with (
+            pytest.raises(InputError, match="another comparison there at this moment"),
+            same_comparison(tmp_path, ["a", "c"], print),
+        ):
+            pass
+    # Later is another matter: that is seen by the trials that are there.
+    with same_comparison(tmp_path, ["a", "c"], print):
+        pass
+
+
+def test_without_locks_it_says_so(tmp_path, monkeypatch):
+    def refused(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    said = []
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with same_comparison(tmp_path, ["a"], said.append):
+        pass
+    (line,) = said
+    assert line.endswith("no locks on this file system: one process at a time only")
+
+
+def test_all_that_is_waited_for_is_looked_at_in_turn(tmp_path, shared):
+    """The second of two that others are at is free first."""
+    done = []
+    held = [exclusive(tmp_path, "another", name) for name in _locks(tmp_path)]
+    for one in held:
+        one.__enter__()
+    threading.Timer(0.5, held[1].__exit__, (None, None, None)).start()
+
+    def work(contender):
+        done.append(contender.label)
+        if contender.label == "b":
+            held[0].__exit__(None, None, None)
+
+    shared.each(AB, work)
+    assert done == ["b", "a"]
+    assert shared.said == ["Other processes do a, b: waiting for them"]
 
 
 def test_labels_that_a_file_cannot_hold(tmp_path):

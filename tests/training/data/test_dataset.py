@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -53,6 +54,24 @@ def test_a_given_tokenizer_is_used(corpus, tmp_path):
     assert load_dataset(data, 300).tokenizer.to_str() == tokenizer.to_str()
     with pytest.raises(InputError, match=r"has 257 entries, model\.vocab = 256"):
         load_dataset(data, 256)
+
+
+def test_a_tokenizer_whose_ids_have_gaps_is_as_large_as_its_largest(corpus, tmp_path):
+    tokenizer = tokenizer_module.train_tokenizer(["abc"], 257)
+    written = json.loads(tokenizer.to_str())
+    (end,) = written["added_tokens"]
+    written["model"]["vocab"][end["content"]] = end["id"] = 50256
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(written))
+    data = dataclasses.replace(config(corpus).data, tokenizer=str(path))
+    with pytest.raises(InputError, match=r"has 50257 entries, model\.vocab = 300 is"):
+        load_dataset(data, 300)
+    assert load_dataset(data, 50257).train.dtype == np.uint16
+    written["model"]["vocab"][end["content"]] = end["id"] = 70_000
+    path.write_text(json.dumps(written))
+    tokens = load_dataset(data, 70_001).train
+    assert tokens.dtype == np.uint32
+    assert tokens[-1] == 70_000
 
 
 def test_two_processes_can_fill_the_cache_at_once(corpus, own_cache):
