@@ -277,8 +277,8 @@ def in_eigenbasis(
         def begin(factors, signal, weight, bases, own):
             new = map(eigenbasis.eigenbasis, factors)
             bases = [q.astype(old.dtype) for q, old in zip(new, bases, strict=True)]
-            by_side = [dict(zip(sides, x, strict=True)) for x in (factors, bases)]
-            known = _known(signal, *by_side, weight)
+            by_side = zip(sides, factors, bases, strict=True)
+            known = _known(signal, {i: (f, q) for i, f, q in by_side}, weight)
             _, own = inner.update(jnp.zeros_like(signal), own, observed=known)
             return bases, own
 
@@ -356,32 +356,31 @@ def _absent(x: Any) -> bool:
 
 def _known(
     signal: jax.Array,
-    factors: Mapping[int, jax.Array],
-    bases: Mapping[int, jax.Array],
+    sides: Mapping[int, tuple[jax.Array, jax.Array]],
     weight: jax.Array,
 ) -> jax.Array:
     """How large a signal is expected to be in a basis, or is, where that is more.
 
     Args:
       signal: of one matrix.
-      factors: by the axis that they turn.
-      bases: their eigenvectors.
+      sides: a factor and its eigenvectors, by the axis that they turn.
       weight: of all signals in the factors.
     """
     expected = jax.lax.rsqrt(weight)
     total = jnp.zeros_like(weight)
-    for axis, basis in bases.items():
-        turned = jnp.matmul(factors[axis], basis, precision=jax.lax.Precision.HIGHEST)
+    for axis, (factor, basis) in sides.items():
+        turned = jnp.matmul(factor, basis, precision=jax.lax.Precision.HIGHEST)
         energy = jnp.maximum(jnp.sum((basis.conj() * turned).real, axis=0), 0)
         # Of rows and of columns the sum is the same, that of the whole matrix.
         total = jnp.sum(energy)
         share = jnp.sqrt(energy / jnp.where(total > 0, total, 1))
         expected = expected * jnp.expand_dims(share, -3 - axis)
     expected = expected * jnp.sqrt(total)
-    for axis in {-2, -1} - bases.keys():
+    for axis in {-2, -1} - sides.keys():
         expected = expected / math.sqrt(signal.shape[axis])
     left, right = (
-        bases[side][None] if side in bases else optax.MaskedNode() for side in (-2, -1)
+        sides[axis][1][None] if axis in sides else optax.MaskedNode()
+        for axis in (-2, -1)
     )
     (found,) = jnp.abs(_rotate(signal[None], left, right))
     return jnp.maximum(expected.astype(found.dtype), found).astype(signal.dtype)
