@@ -111,7 +111,7 @@ BAD = {
     "clip_threshold": (POSITIVE, [0.0, -1.0, float("nan")]),
     "weight_decay": (NON_NEGATIVE, [-0.1, float("nan"), float("inf")]),
     "factor_decay": (DECAY, [1.0, -0.1, float("nan")]),
-    "root_eps": (POSITIVE, [0.0, -1e-6, float("nan")]),
+    "root_eps": (r"(a finite number )?> 0", [0.0, -1e-6, float("nan")]),
     "steps": (WHOLE, [0, -1, 2.5, True]),
     "update_every": (WHOLE, [0, -1, 2.5, None]),
     "block_size": (WHOLE, [0, -1, 2.5]),
