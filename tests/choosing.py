@@ -5,8 +5,11 @@ They are read from docs/results; once the comparison's results.json is there as
 `cpu_1m.json`, its table is one of them.
 """
 
+import dataclasses
 import json
 import pathlib
+
+import numpy as np
 
 from optimx import registry
 
@@ -83,10 +86,44 @@ def comparison():
     return f"{markdown(HEADINGS, rows)}\n\n{sentences}"
 
 
+def against(label):
+    """The table of final losses less those of a contender other than the baseline."""
+    from optimx.bench.compare import statistics, table
+
+    results = json.loads((RESULTS / f"{COMPARISON}.json").read_text())
+    ended = {r["label"]: r["losses"] for r in results["contenders"] if "mean" in r}
+    rows = []
+    for name in sorted(ended.keys() - {label}, key=lambda name: sum(ended[name])):
+        both = np.array(ended[name]), np.array(ended[label])
+        found = dataclasses.asdict(statistics.loss_difference(*both))
+        rows.append([name, table.difference({"loss_difference": found})])
+    return markdown(["contender", f"final loss less that of {label}"], rows)
+
+
+def evidence():
+    """What README's table says of each optimizer that the comparison had."""
+    from optimx.bench.compare.table import difference, tokens
+
+    results = json.loads((RESULTS / f"{COMPARISON}.json").read_text())
+    said = {}
+    for row in results["contenders"]:
+        if row["label"] == results["baseline"]:
+            said[row["label"]] = f"{row['mean']:.3f}: the baseline"
+        elif "mean" in row:
+            said[row["label"]] = f"{difference(row)}; {tokens(row)}"
+    return {name: text for name, text in said.items() if name in registry.names()}
+
+
 def tables():
     """Everything that the page must hold."""
-    return [table for table in (costs(), comparison()) if table]
+    found = [costs()]
+    if comparison():
+        found += [comparison(), against("adamw (.95, .99)")]
+    return found
 
 
 if __name__ == "__main__":
     print("\n\n".join(tables()))
+    if comparison():
+        print("\nREADME\n")
+        print("\n".join(f"{name}: {text}" for name, text in evidence().items()))

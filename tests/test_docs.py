@@ -11,6 +11,7 @@ import types
 import pytest
 
 import optimx
+from optimx import registry
 from tests import choosing
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,6 +122,14 @@ def test_the_decision_page_has_the_numbers_that_were_measured():
 def test_the_decision_page_says_whether_the_comparison_was_run():
     said = "**has not been run yet**" in (DOCS / "choosing.md").read_text()
     assert said == (choosing.comparison() is None)
+
+
+def test_the_table_of_the_readme_has_the_evidence():
+    said = choosing.evidence()
+    rows = re.findall(
+        r"^\| `(\w+)` \|.*\| (.*) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert dict(rows) == {name: said.get(name, "-") for name in registry.names()}
 
 
 def test_the_comparison_becomes_a_table(tmp_path, monkeypatch):
