@@ -86,18 +86,44 @@ def comparison():
     return f"{markdown(HEADINGS, rows)}\n\n{sentences}"
 
 
-def against(label):
-    """The table of final losses less those of a contender other than the baseline."""
+# Crossings of the comparison, and what each of them crosses.
+PARENTS = {
+    "mars_ademamix": ("mars_adamw", "ademamix"),
+    "ademamix_came": ("ademamix", "came"),
+    "mars_soap": ("mars_adamw", "soap"),
+    "ademamix_muon": ("ademamix", "muon", "muon (Optax)"),
+}
+
+
+def differences(pairs):
+    """Final losses of contenders, each less another's: pairs of labels."""
     from optimx.bench.compare import statistics, table
 
     results = json.loads((RESULTS / f"{COMPARISON}.json").read_text())
     ended = {r["label"]: r["losses"] for r in results["contenders"] if "mean" in r}
-    rows = []
-    for name in sorted(ended.keys() - {label}, key=lambda name: sum(ended[name])):
-        both = np.array(ended[name]), np.array(ended[label])
-        found = dataclasses.asdict(statistics.loss_difference(*both))
-        rows.append([name, table.difference({"loss_difference": found})])
+    for pair in pairs(ended):
+        found = statistics.loss_difference(*(np.array(ended[name]) for name in pair))
+        yield *pair, table.difference({"loss_difference": dataclasses.asdict(found)})
+
+
+def against(label):
+    """The table of final losses less those of a contender other than the baseline."""
+
+    def pairs(ended):
+        names = sorted(ended.keys() - {label}, key=lambda name: sum(ended[name]))
+        return [(name, label) for name in names]
+
+    rows = [[name, text] for name, _, text in differences(pairs)]
     return markdown(["contender", f"final loss less that of {label}"], rows)
+
+
+def crossings():
+    """The table of final losses of crossings less those of what they cross."""
+
+    def pairs(ended):
+        return [(name, parent) for name in PARENTS for parent in PARENTS[name]]
+
+    return markdown(["crossing", "parent", "final loss less it"], differences(pairs))
 
 
 def evidence():
@@ -118,7 +144,7 @@ def tables():
     """Everything that the page must hold."""
     found = [costs()]
     if comparison():
-        found += [comparison(), against("adamw (.95, .99)")]
+        found += [comparison(), against("adamw (.95, .99)"), crossings()]
     return found
 
 
