@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from optimx.linalg import decompositions
+
 
 def eigenbasis(matrix: jax.Array) -> jax.Array:
     r"""The eigenvectors of a Hermitian matrix, the largest eigenvalue's first.
@@ -35,7 +37,7 @@ def eigenbasis(matrix: jax.Array) -> jax.Array:
     scaled, peak = _scaled(matrix)
     finite = peak < jnp.inf
     eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
-    _, basis = jnp.linalg.eigh(jnp.where(finite, scaled, eye))
+    _, basis = decompositions.eigh(jnp.where(finite, scaled, eye))
     return jnp.where(finite, jnp.flip(basis, axis=-1), eye)
 
 
@@ -89,7 +91,7 @@ def refresh(matrix: jax.Array, basis: jax.Array) -> tuple[jax.Array, jax.Array]:
     turned = jnp.take_along_axis(turned, order[..., None, :], axis=-1)
     same = jnp.broadcast_to(jnp.arange(order.shape[-1], dtype=order.dtype), order.shape)
     return (
-        jnp.where(usable, jnp.linalg.qr(turned)[0], basis),
+        jnp.where(usable, decompositions.orthonormal(turned), basis),
         jnp.where(usable[..., 0], order, same),
     )
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from optimx import _checks, _tree
+from optimx.linalg import decompositions
 from optimx.typing import Scalar
 
 
@@ -56,7 +57,7 @@ def inverse_root(
     _checks.non_negative("inverse_root", "eps", eps)
 
     def solve(a):
-        values, basis = jnp.linalg.eigh(a)
+        values, basis = decompositions.eigh(a)
         values = jnp.maximum(values, 0)
         residual = _distance(_compose(basis, values), a)
         ridge = _tree.like(eps, values) * jnp.max(values, axis=-1, keepdims=True)

@@ -1,6 +1,7 @@
 """What the tests of preconditioners of matrices share."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -41,23 +42,11 @@ def follow(tx, gradients, **extra):
     return jax.device_get((updates, states))
 
 
-def primitives(tx, tree):
-    """The names of all operations in the program of `update`, however deep."""
-    found = set()
-
-    def walk(jaxpr):
-        for equation in jaxpr.eqns:
-            found.add(equation.primitive.name)
-            for inner in jax.tree.leaves(
-                list(equation.params.values()),
-                is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
-            ):
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    walk(inner)
-
-    walk(jax.make_jaxpr(tx.update)(tree, tx.init(tree)).jaxpr)
-    return found
+def operations(function, *args):
+    """The names of all operations in the compiled program of a function."""
+    text = jax.jit(function).lower(*args).compile().as_text()
+    # "%name = shape{layout} operation(...", the shape maybe a tuple of such.
+    return set(re.findall(r"^ .* = .*? ([a-z][a-z0-9-]*)\(", text, re.MULTILINE))
 
 
 def changed(before, after):
