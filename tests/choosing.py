@@ -1,8 +1,8 @@
-"""What docs/choosing.md says in numbers: `python -m tests.choosing`.
+"""What the pages say of comparisons, in numbers: `python -m tests.choosing`.
 
-The tables that this prints stand in the page, and tests/test_docs.py holds them there.
-They are read from docs/results; once the comparison's results.json is there as
-`cpu_1m.json`, its table is one of them.
+The tables that this prints stand in docs/choosing.md and docs/claims.md, and
+tests/test_docs.py holds them there. They are read from docs/results; once the
+results.json of a comparison is there as `NAME.json`, its tables are among them.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ RESULTS = DOCS / "results"
 
 # Later measurements first: the first one that has an optimizer counts.
 UPDATES = ("update_elementwise_cpu", "update_cpu")
-COMPARISON = "cpu_1m"
+COMPARISON, BETAS = "cpu_1m", "mars_betas"
 
 # Of the default run; and of what no update was timed of.
 LOSSES = DOCS / "training.md", "What the default run reaches"
@@ -72,15 +72,18 @@ def costs():
     return markdown(headings, rows)
 
 
-def comparison():
-    """The table of the big comparison; None while it has not been run."""
-    file = RESULTS / f"{COMPARISON}.json"
-    if not file.exists():
+def read(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def comparison(name=COMPARISON):
+    """The table of a comparison; None while it has not been run."""
+    if not (RESULTS / f"{name}.json").exists():
         return None
     # It needs rich, as the trainer does.
     from optimx.bench.compare.table import HEADINGS, cells
 
-    results = json.loads(file.read_text())
+    results = read(name)
     rows = [cells(row, results) for row in results["contenders"]]
     sentences = "\n".join(f"- {sentence}" for sentence in results["conclusion"])
     return f"{markdown(HEADINGS, rows)}\n\n{sentences}"
@@ -95,12 +98,11 @@ PARENTS = {
 }
 
 
-def differences(pairs):
+def differences(pairs, name=COMPARISON):
     """Final losses of contenders, each less another's: pairs of labels."""
     from optimx.bench.compare import statistics, table
 
-    results = json.loads((RESULTS / f"{COMPARISON}.json").read_text())
-    ended = {r["label"]: r["losses"] for r in results["contenders"] if "mean" in r}
+    ended = {r["label"]: r["losses"] for r in read(name)["contenders"] if "mean" in r}
     for pair in pairs(ended):
         found = statistics.loss_difference(*(np.array(ended[name]) for name in pair))
         yield *pair, table.difference({"loss_difference": dataclasses.asdict(found)})
@@ -126,11 +128,32 @@ def crossings():
     return markdown(["crossing", "parent", "final loss less it"], differences(pairs))
 
 
+# Each pair differs in one thing, but for the last two.
+DECAYS = (
+    ("MARS (.9, .95)", "gamma 0 (.9, .95)", "the correction"),
+    ("MARS (.95, .99)", "gamma 0 (.95, .99)", "the correction"),
+    ("adamw (.95, .99)", "adamw (.9, .95)", "the decays"),
+    ("gamma 0 (.95, .99)", "gamma 0 (.9, .95)", "the decays"),
+    ("MARS (.95, .99)", "MARS (.9, .95)", "the decays"),
+    ("gamma 0 (.9, .95)", "adamw (.9, .95)", "the clipping"),
+    ("gamma 0 (.95, .99)", "adamw (.95, .99)", "the clipping"),
+    ("MARS (.95, .99)", "adamw (.95, .99)", "the correction and the clipping"),
+    ("MARS (.95, .99)", "adamw (.9, .95)", "all three"),
+)
+
+
+def decays():
+    """What each part of MARS-AdamW changes in the final loss."""
+    found = differences(lambda _: [pair[:2] for pair in DECAYS], BETAS)
+    rows = [[what, *both] for (*_, what), both in zip(DECAYS, found, strict=True)]
+    return markdown(["what differs", "contender", "less", "final loss less it"], rows)
+
+
 def evidence():
     """What README's table says of each optimizer that the comparison had."""
     from optimx.bench.compare.table import difference, tokens
 
-    results = json.loads((RESULTS / f"{COMPARISON}.json").read_text())
+    results = read(COMPARISON)
     said = {}
     for row in results["contenders"]:
         if row["label"] == results["baseline"]:
@@ -141,15 +164,20 @@ def evidence():
 
 
 def tables():
-    """Everything that the page must hold."""
-    found = [costs()]
+    """Everything that a page must hold: pages, each with a table."""
+    page = "choosing.md"
+    found = [(page, costs())]
     if comparison():
-        found += [comparison(), against("adamw (.95, .99)"), crossings()]
+        parts = comparison(), against("adamw (.95, .99)"), crossings()
+        found += [(page, table) for table in parts]
+    if comparison(BETAS):
+        found += [("claims.md", table) for table in (comparison(BETAS), decays())]
     return found
 
 
 if __name__ == "__main__":
-    print("\n\n".join(tables()))
+    for page, table in tables():
+        print(f"{page}\n\n{table}\n")
     if comparison():
-        print("\nREADME\n")
+        print("README\n")
         print("\n".join(f"{name}: {text}" for name, text in evidence().items()))
