@@ -25,6 +25,13 @@ def add_commands(commands: Any) -> None:
         help="folder of the comparison; runs/compare-NAME by default",
     )
     compare.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="JSON",
+        help="a results.json whose runs of this comparison need not be made again",
+    )
+    compare.add_argument(
         "--dry-run", action="store_true", help="what would be run, and for how long"
     )
     compare.set_defaults(run=_compare, takes_settings=True)
@@ -35,4 +42,10 @@ def _compare(options: argparse.Namespace, overrides: Overrides) -> None:
     from optimx.training.compilation import use_compilation_cache
 
     use_compilation_cache()
-    compare(options.config, overrides, options.out, dry_run=options.dry_run)
+    compare(
+        options.config,
+        overrides,
+        options.out,
+        source=options.source,
+        dry_run=options.dry_run,
+    )

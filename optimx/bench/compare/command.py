@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from optimx.bench.compare.config import Comparison, Contender
 from optimx.bench.compare.progress import Progress
 from optimx.bench.compare.reading import read_comparison
 from optimx.bench.compare.report import show_table, write_report
+from optimx.bench.compare.restoring import read_results, restore, timings
 from optimx.bench.compare.results import Entry, assemble
 from optimx.bench.compare.runner import Runner
 from optimx.bench.compare.sharing import Sharing, same_comparison
@@ -40,6 +42,7 @@ def compare(
     overrides: Sequence[tuple[str, str]] = (),
     out: Path | None = None,
     *,
+    source: Path | None = None,
     dry_run: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -49,6 +52,7 @@ def compare(
       path: of its file.
       overrides: dotted settings of the runs.
       out: its folder; ``runs/compare-<name of the file>`` if None.
+      source: a results.json; runs of this comparison that it knows are not made again.
       dry_run: say what would be run and how long it takes, and run nothing.
       console: where to write; standard output if None.
 
@@ -71,6 +75,9 @@ def compare(
     _require_own(out)
     possible = list(plan.possible())
     trials.require_only(possible)
+    if dry_run and source:
+        raise InputError(f"{source}: --dry-run writes nothing, and takes no --from")
+    known = read_results(source, possible) if source else None
     again = _command(path, overrides, out)
     with stop_on_signals() as stop:
         try:
@@ -84,7 +91,8 @@ def compare(
                 same_comparison(out, names, console.print),
                 unwritable(StorageError, out),
             ):
-                _Making(comparison, plan, trials, data, stop, console).go(out, again)
+                making = _Making(comparison, plan, trials, data, stop, console)
+                making.go(out, again, known)
         except InterruptedRunError:
             done = sum(map(trials.done, _distinct(plan)))
             raise InterruptedRunError(
@@ -118,12 +126,21 @@ class _Making:
     stop: StopRequest
     console: Console
 
-    def go(self, out: Path, command: str) -> None:
-        """Runs what is left, then writes ``results.json`` and the report."""
+    def go(self, out: Path, command: str, known: dict[str, Any] | None) -> None:
+        """Runs what is left, then writes ``results.json`` and the report.
+
+        Args:
+          out: the folder.
+          command: that does the same once more.
+          known: an earlier ``results.json``; its runs are not made again.
+        """
         with Progress(self.console) as progress:
             together = self.comparison.together
             runner = Runner(self.trials, self.data, together, progress, self.stop)
             sharing = Sharing(out, self.stop, progress.say)
+            if known:
+                with sharing.last():
+                    self._take(known, out, progress)
 
             def work(contender: Contender) -> None:
                 # Other processes may have done a part of what was left.
@@ -137,6 +154,13 @@ class _Making:
         show_table(results, self.console)
         said = f"\nThe report is {out / 'report.html'}"
         self.console.print(said, soft_wrap=True, markup=False)
+
+    def _take(self, known: dict[str, Any], out: Path, progress: Progress) -> None:
+        count = restore(known, _distinct(self.plan), self.trials)
+        path = out / "timing.json"
+        if not path.exists():
+            write_text(path, json.dumps(timings(known), indent=1) + "\n")
+        progress.say(f"{count} finished trials taken over")
 
     def _results(self, out: Path, runner: Runner, progress: Progress, command: str):
         """Of runs that are all done; ``results.json``, which is also written."""

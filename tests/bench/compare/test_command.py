@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.compare.conftest import CONTENDERS
 from optimx import cli
-from optimx.bench.compare import runner
+from optimx.bench.compare import command, runner
 from optimx.bench.compare.command import compare
 from optimx.training.config import load_config
 from optimx.training.errors import InputError, InterruptedRunError
@@ -138,6 +138,70 @@ def test_a_comparison(made, tmp_path, monkeypatch, overrides):
         InputError, match=r"trial of another .*train.steps = 8 there, 9 here"
     ):
         made()
+
+
+def test_a_comparison_goes_on_from_its_results(made, tmp_path, monkeypatch):
+    made()
+    path = tmp_path / "out" / "results.json"
+    results = json.loads(path.read_text())
+    with monkeypatch.context() as patch:
+        # All is known: nothing is run or timed, and every number is the same.
+        patch.setattr(runner, "run_steps", _forbidden)
+        patch.setattr(command, "Stopwatch", _forbidden)
+        said = made(out="again", source=path)
+    assert "6 finished trials taken over" in said
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["command"] != results["command"]
+    assert again | {"command": ""} == results | {"command": ""}
+    for trial in (tmp_path / "out" / "trials").iterdir():
+        config = tmp_path / "again" / "trials" / trial.name / "config.toml"
+        assert config.read_text() == (trial / "config.toml").read_text()
+
+    # What is not known is run: nothing but that.
+    half = results | {"trials": [t for t in results["trials"] if t["seed"] != 2]}
+    path.write_text(json.dumps(half))
+    assert "4 finished trials taken over" in made(out="half", source=path)
+    found = json.loads((tmp_path / "half" / "results.json").read_text())
+    for before, after in zip(results["contenders"], found["contenders"], strict=True):
+        assert after["losses"][0] == before["losses"][0]
+        assert after["losses"][1] == pytest.approx(before["losses"][1], abs=1e-5)
+    metrics = (tmp_path / "half" / "trials").glob("*/metrics.jsonl")
+    lines = {path: path.read_text().count("\n") for path in metrics}
+    # An evaluation each, the last one of a sweep's, and what the trainer logs.
+    assert sorted(lines.values())[:4] == [1, 1, 4, 4]
+
+    # What is there is left as it is.
+    path.write_text(json.dumps(results))
+    assert "0 finished trials taken over" in made(out="half", source=path)
+
+
+def test_finals_with_monitors_are_run_again(made, tmp_path, overrides):
+    overrides.append(("train.monitor", "true"))
+    made()
+    said = made(out="again", source=tmp_path / "out" / "results.json")
+    assert "2 finished trials taken over" in said  # those of the sweep
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no results.json of optimx compare: JSONDecodeError"),
+        ("[]", "is no results.json of optimx compare: TypeError"),
+        ("{}", "is no results.json of optimx compare: KeyError.'contenders'"),
+        ('{"contenders": [], "trials": [{}]}', "compare: KeyError.'folder'"),
+        ('{"contenders": [], "trials": []}', "has no run of this comparison"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_results_that_are_none(made, tmp_path, text, message):
+    path = tmp_path / "results.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        made(source=path)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="takes no --from"):
+        made(source=path, dry_run=True)
 
 
 def _forbidden(*args, **kwargs):
