@@ -53,6 +53,22 @@ def stop_at(monkeypatch):
     return arm
 
 
+def test_without_its_correction_mars_is_adamw(corpus, tmp_path):
+    """What configs/compare/mars_betas.toml leaves out for this reason."""
+
+    def run(**settings):
+        folder = RunFolder(tmp_path / str(len(list(tmp_path.iterdir()))))
+        same = {"b1": 0.95, "b2": 0.99, "weight_decay": 0.01, "learning_rate": 0.01}
+        rule = {f"optimizer__{key}": value for key, value in same.items()}
+        train(config(corpus, **rule, **settings), folder)
+        return [line for line in numbers(folder) if "loss" in line]
+
+    adamw = run(optimizer__name="adamw")
+    assert max(line["grad_norm"] for line in adamw) > 1  # There is something to clip.
+    assert run(optimizer__name="mars_adamw", optimizer__gamma=0.0) == adamw
+    assert run(optimizer__name="mars_adamw", optimizer__gamma=0.025) != adamw
+
+
 def test_a_run_leaves_what_the_documentation_lists(corpus, tmp_path, capsys):
     folder = RunFolder(tmp_path / "run")
     summary = train(config(corpus, checkpoint__every=3), folder)
