@@ -181,12 +181,13 @@ class _Making:
         left, count, done = {}, 0, 0
         for contender in self.comparison.contenders:
             number, steps = self.plan.steps(contender)
-            left[contender.label] = steps
+            own = {trial.name: trial for trial in self.plan.possible_of(contender)}
+            own = [trial for trial in own.values() if self.trials.done(trial)]
+            steps -= sum(trial.config.train.steps for trial in own)
+            # Finals of a point that won once, with fewer sweeps, are done in vain.
+            left[contender.label] = max(steps, 0)
             count += number
-        for trial in _distinct(self.plan):
-            if self.trials.done(trial):
-                done += 1
-                left[trial.contender.label] -= trial.config.train.steps
+            done += min(len(own), number)
         return left, count, done
 
     def _choice(self, runner: Runner, contender: Contender) -> Choice:

@@ -118,7 +118,9 @@ def assemble(
         "trial_seconds": sum(result.summary["seconds"] for _, result in trials),
         "conclusion": _conclusion(rows, comparison.baseline),
         "trials": [
-            {"folder": trial.name, **result.summary} for trial, result in trials
+            # A run has the same name whatever it is for: that may have changed.
+            {"folder": trial.name, **result.summary, "stage": trial.stage}
+            for trial, result in trials
         ],
     }
 
