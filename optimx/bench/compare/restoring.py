@@ -10,7 +10,7 @@ from optimx.bench.compare.timing import Timing
 from optimx.bench.compare.trials import FINAL, Trial, Trials
 from optimx.training.errors import InputError
 
-_HEADER = "folder", "label", "stage", "seed", "steps", "tokens", "final_val_loss"
+_HEADER = "folder", "label", "point", "seed", "steps", "tokens", "final_val_loss"
 
 
 def read_results(path: Path, possible: Iterable[Trial]) -> dict[str, Any]:
@@ -50,8 +50,9 @@ def restore(
     """Writes the folders of trials that the results know and that are not there.
 
     Of runs that chose a point only the last loss is known, and of those that were
-    compared every evaluation; that is all a comparison needs. A final that was
-    measured by monitors is left to be run again: not all that they said is there.
+    compared every evaluation; that is all a comparison needs. Finals that were
+    measured by monitors, or of a point that no longer won, are left to be run again:
+    not all that there was to know of them is there.
 
     Args:
       results: as :func:`read_results` gives them.
@@ -71,7 +72,7 @@ def restore(
             continue
         curve = [(summary["steps"], summary["final_val_loss"])]
         if trial.stage == FINAL and summary["final_val_loss"] is not None:
-            curve = curves.get((summary["label"], summary["seed"]))
+            curve = curves.get(_key(summary, summary["seed"]))
             if curve is None:
                 continue
         tokens = summary["tokens"] // summary["steps"]
@@ -90,9 +91,9 @@ def timings(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     fields = [field.name for field in dataclasses.fields(Timing)]
     found = {}
     for one in results["trials"]:
-        if one["stage"] == FINAL and one["seed"] == results["seeds"][0]:
+        if one["seed"] == results["seeds"][0]:
             row = _row(results, one["label"])
-            if row.get("timing"):
+            if row.get("timing") and row["point"] == one["point"]:
                 found[one["folder"]] = {key: row["timing"][key] for key in fields}
     return found
 
@@ -101,14 +102,16 @@ def _row(results: Mapping[str, Any], label: str) -> Mapping[str, Any]:
     return next(row for row in results["contenders"] if row["label"] == label)
 
 
-def _curves(results: Mapping[str, Any]) -> Iterator[tuple[tuple[str, int], list]]:
-    """By label and seed the evaluations of finals, as (step, validation loss)."""
+def _key(one: Mapping[str, Any], seed: int) -> str:
+    return json.dumps([one["label"], one["point"], seed], sort_keys=True)
+
+
+def _curves(results: Mapping[str, Any]) -> Iterator[tuple[str, list]]:
+    """By label, point and seed the evaluations of finals: (step, validation loss)."""
     for row in results["contenders"]:
         curve = row.get("curve")
         if not curve or row.get("monitor"):
             continue
         for seed, losses in zip(results["seeds"], curve["losses"], strict=True):
-            yield (
-                (row["label"], seed),
-                list(zip(map(int, curve["steps"]), losses, strict=True)),
-            )
+            evaluations = zip(map(int, curve["steps"]), losses, strict=True)
+            yield _key(row, seed), list(evaluations)

@@ -170,6 +170,17 @@ def test_a_comparison_goes_on_from_its_results(made, tmp_path, monkeypatch):
     # An evaluation each, the last one of a sweep's, and what the trainer logs.
     assert sorted(lines.values())[:4] == [1, 1, 4, 4]
 
+    # Of a point that did not win, a final's curve is not known: it is not taken.
+    adamw, _ = results["contenders"]
+    (loser,) = [
+        one["point"]
+        for one in adamw["sweep"][0]["points"]
+        if one["point"] != adamw["point"]
+    ]
+    adamw["point"] = loser
+    path.write_text(json.dumps(results))
+    assert "4 finished trials taken over" in made(out="other", source=path)
+
     # What is there is left as it is.
     path.write_text(json.dumps(results))
     assert "0 finished trials taken over" in made(out="half", source=path)
