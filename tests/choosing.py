@@ -18,7 +18,7 @@ RESULTS = DOCS / "results"
 
 # Later measurements first: the first one that has an optimizer counts.
 UPDATES = ("update_elementwise_cpu", "update_cpu")
-COMPARISON, BETAS = "cpu_1m", "mars_betas"
+COMPARISON, BETAS, RATES = "cpu_1m", "mars_betas", "cpu_1m_rates"
 
 # Of the default run; and of what no update was timed of.
 LOSSES = DOCS / "training.md", "What the default run reaches"
@@ -144,6 +144,28 @@ def decays():
     return markdown(["what differs", "contender", "less", "final loss less it"], rows)
 
 
+def rates():
+    """The table of gains over AdamW at the learning rate that its sweep dropped."""
+    from optimx.bench.compare import statistics, table
+
+    (adamw,) = read(RATES)["contenders"]
+    theirs, results = np.array(adamw["losses"]), read(COMPARISON)
+    rows = []
+    for row in results["contenders"]:
+        ours, curve = np.array(row["losses"]), row["curve"]
+        steps, losses = np.array(curve["steps"]), np.array(curve["losses"])
+        found = {
+            "loss_difference": statistics.loss_difference(ours, theirs),
+            "token_ratio": statistics.token_ratio(
+                steps, losses, theirs, results["steps"]
+            ),
+        }
+        found = {key: dataclasses.asdict(one) for key, one in found.items()}
+        rows.append([row["label"], table.difference(found), table.tokens(found)])
+    headings = ["contender", "final loss less that of adamw at 0.006", "tokens to it"]
+    return markdown(headings, rows)
+
+
 def evidence():
     """What README's table says of each optimizer that the comparison had."""
     from optimx.bench.compare.table import difference, tokens
@@ -163,7 +185,7 @@ def tables():
     page = "choosing.md"
     found = [(page, costs())]
     if comparison():
-        parts = comparison(), against("adamw (.95, .99)"), crossings()
+        parts = comparison(), against("adamw (.95, .99)"), crossings(), rates()
         found += [(page, table) for table in parts]
     if comparison(BETAS):
         found += [("claims.md", table) for table in (comparison(BETAS), decays())]
