@@ -24,6 +24,7 @@ FLOORS = {
     "_probe": 0.5,
     "_measure": 0.7,
     "_recompute": 0.7,
+    "linalg.decompositions": 0.8,
     "linalg": 1,
     "partition": 1,
     "stacks": 1,
