@@ -42,11 +42,22 @@ def follow(tx, gradients, **extra):
     return jax.device_get((updates, states))
 
 
-def operations(function, *args):
+def _operations(function, *args):
     """The names of all operations in the compiled program of a function."""
     text = jax.jit(function).lower(*args).compile().as_text()
     # "%name = shape{layout} operation(...", the shape maybe a tuple of such.
     return set(re.findall(r"^ .* = .*? ([a-z][a-z0-9-]*)\(", text, re.MULTILINE))
+
+
+def has_no_branch(tx, tree):
+    """Whether the compiled update has loops, as it must, but no branch."""
+    found = _operations(tx.update, tree, tx.init(tree))
+    # One would be found.
+    branch = _operations(
+        lambda yes, x: jax.lax.cond(yes, jnp.sin, jnp.cos, x), True, jnp.ones(3)
+    )
+    assert "conditional" in branch
+    return "while" in found and "conditional" not in found
 
 
 def changed(before, after):
