@@ -26,7 +26,7 @@ def read_results(path: Path, possible: Iterable[Trial]) -> dict[str, Any]:
     """
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
-        rows = {row["label"]: row for row in results["contenders"]}
+        rows = {row["label"]: row["point"] for row in results["contenders"]}
         for one in results["trials"]:
             _ = [one[key] for key in _HEADER], rows[one["label"]], results["seeds"]
     except OSError as error:
