@@ -18,7 +18,8 @@ RESULTS = DOCS / "results"
 
 # Later measurements first: the first one that has an optimizer counts.
 UPDATES = ("update_elementwise_cpu", "update_cpu")
-COMPARISON, BETAS, RATES = "cpu_1m", "mars_betas", "cpu_1m_rates"
+COMPARISON, BETAS = "cpu_1m", "mars_betas"
+RATES, OTHERS = "cpu_1m_rates", "cpu_1m_others"
 
 # Of the default run; and of what no update was timed of.
 LOSSES = DOCS / "training.md", "What the default run reaches"
@@ -144,25 +145,78 @@ def decays():
     return markdown(["what differs", "contender", "less", "final loss less it"], rows)
 
 
-def rates():
-    """The table of gains over AdamW at the learning rate that its sweep dropped."""
+def gain(row, losses):
+    """A contender's final losses less others, and the share of their tokens."""
     from optimx.bench.compare import statistics, table
 
-    (adamw,) = read(RATES)["contenders"]
-    theirs, results = np.array(adamw["losses"]), read(COMPARISON)
+    ours, steps = np.array(row["losses"]), np.array(row["curve"]["steps"])
+    curves, theirs = np.array(row["curve"]["losses"]), np.array(losses)
+    found = {
+        "loss_difference": statistics.loss_difference(ours, theirs),
+        "token_ratio": statistics.token_ratio(steps, curves, theirs, int(steps[-1])),
+    }
+    found = {key: dataclasses.asdict(one) for key, one in found.items()}
+    return table.difference(found), table.tokens(found)
+
+
+def rows_of(name):
+    """Contenders of a comparison by label."""
+    return {row["label"]: row for row in read(name)["contenders"]}
+
+
+def rates():
+    """The table of rules at twice the rate that they chose, and at the better one."""
+    chosen, doubled = rows_of(COMPARISON), rows_of(RATES)
+    baseline = doubled[read(RATES)["baseline"]]
     rows = []
-    for row in results["contenders"]:
-        ours, curve = np.array(row["losses"]), row["curve"]
-        steps, losses = np.array(curve["steps"]), np.array(curve["losses"])
-        found = {
-            "loss_difference": statistics.loss_difference(ours, theirs),
-            "token_ratio": statistics.token_ratio(
-                steps, losses, theirs, results["steps"]
-            ),
-        }
-        found = {key: dataclasses.asdict(one) for key, one in found.items()}
-        rows.append([row["label"], table.difference(found), table.tokens(found)])
-    headings = ["contender", "final loss less that of adamw at 0.006", "tokens to it"]
+    for label, row in chosen.items():
+        rate, cells, better = row["point"]["learning_rate"], ["-", "-"], row
+        if label in doubled:
+            twice = doubled[label]
+            assert twice["point"]["learning_rate"] == 2 * rate
+            cells = [f"{twice['mean']:.4f}", gain(twice, row["losses"])[0]]
+            better = min(row, twice, key=lambda row: row["mean"])
+        found = gain(better, baseline["losses"])
+        if better is baseline:
+            found = "the baseline", "1"
+        rows.append([label, f"{rate:g}", f"{row['mean']:.4f}", *cells, *found])
+    headings = [
+        *("contender", "its rate", "final loss", "at twice the rate", "that less this"),
+        *("the better one less adamw at 0.006", "tokens to it"),
+    ]
+    return markdown(headings, rows)
+
+
+# What trains matrices and what trains the rest: labels in OTHERS, or in the comparison.
+CROSSED = {
+    ("mars_shampoo at 0.006", "mars_adamw at 0.006"): "mars_shampoo",
+    ("mars_shampoo at 0.006", "adamw (.95, .99) at 0.003"): "mars_shampoo, adamw",
+    ("mars_shampoo at 0.006", "ademamix at 0.002"): "mars_shampoo, ademamix",
+    ("muon at 0.012", "adamw at 0.012"): "muon",
+    ("muon at 0.012", "adamw (.95, .99) at 0.003"): "muon, adamw",
+    ("muon at 0.012", "mars_adamw at 0.006"): "muon, mars_adamw",
+    ("muon at 0.012", "ademamix at 0.002"): "muon, ademamix",
+}
+OF_ONE_RATE = "mars_shampoo", "muon"
+
+
+def others():
+    """The table of rules of matrices by what trains the rest."""
+    found = rows_of(COMPARISON) | rows_of(OTHERS)
+    adamw = rows_of(RATES)["adamw"]
+    rows = []
+    for names, label in CROSSED.items():
+        row, cells = found[label], []
+        for other in OF_ONE_RATE:
+            less = gain(row, found[other]["losses"])[0]
+            cells.append("-" if other == label else less)
+        tokens = gain(row, adamw["losses"])[1]
+        rows.append([*names, f"{row['mean']:.4f}", *cells, tokens])
+    headings = [
+        *("matrices", "the rest", "final loss"),
+        *(f"less that of {label}" for label in OF_ONE_RATE),
+        "tokens to the loss of adamw at 0.006",
+    ]
     return markdown(headings, rows)
 
 
@@ -185,7 +239,8 @@ def tables():
     page = "choosing.md"
     found = [(page, costs())]
     if comparison():
-        parts = comparison(), against("adamw (.95, .99)"), crossings(), rates()
+        parts = comparison(), against("adamw (.95, .99)"), crossings()
+        parts += rates(), others()
         found += [(page, table) for table in parts]
     if comparison(BETAS):
         found += [("claims.md", table) for table in (comparison(BETAS), decays())]
