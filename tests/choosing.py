@@ -181,7 +181,7 @@ def rates():
             found = "the baseline", "1"
         rows.append([label, f"{rate:g}", f"{row['mean']:.4f}", *cells, *found])
     headings = [
-        *("contender", "its rate", "final loss", "at twice the rate", "that less this"),
+        *("contender", "its rate", "final loss", "at twice the rate", "difference"),
         *("the better one less adamw at 0.006", "tokens to it"),
     ]
     return markdown(headings, rows)
