@@ -19,7 +19,7 @@ RESULTS = DOCS / "results"
 # Later measurements first: the first one that has an optimizer counts.
 UPDATES = ("update_elementwise_cpu", "update_cpu")
 COMPARISON, BETAS = "cpu_1m", "mars_betas"
-RATES, OTHERS = "cpu_1m_rates", "cpu_1m_others"
+RATES, OTHERS, DECAY = "cpu_1m_rates", "cpu_1m_others", "cpu_1m_decay"
 
 # Of the default run; and of what no update was timed of.
 LOSSES = DOCS / "training.md", "What the default run reaches"
@@ -196,6 +196,13 @@ CROSSED = {
     ("muon at 0.012", "adamw (.95, .99) at 0.003"): "muon, adamw",
     ("muon at 0.012", "mars_adamw at 0.006"): "muon, mars_adamw",
     ("muon at 0.012", "ademamix at 0.002"): "muon, ademamix",
+    ("ademamix_muon at 0.012", "adamw at 0.012"): "ademamix_muon",
+    ("ademamix_muon at 0.012", "mars_adamw at 0.006"): "ademamix_muon, mars_adamw",
+    ("ademamix_muon at 0.012", "ademamix at 0.002"): "ademamix_muon, ademamix",
+    (
+        "mars_ademamix_muon at 0.012",
+        "mars_adamw at 0.006",
+    ): "mars_ademamix_muon, mars_adamw",
 }
 OF_ONE_RATE = "mars_shampoo", "muon"
 
@@ -220,6 +227,73 @@ def others():
     return markdown(headings, rows)
 
 
+# Rules of matrices that differ in one part, and the rule for the rest of both.
+ONE_PART = (
+    ("MARS's correction", "mars_shampoo", "muon", "mars_adamw"),
+    ("MARS's correction", "mars_shampoo", "muon", "adamw"),
+    ("MARS's correction", "mars_shampoo", "muon", "ademamix"),
+    ("MARS's correction", "mars_ademamix_muon", "ademamix_muon", "mars_adamw"),
+    ("the slow average", "ademamix_muon", "muon", "mars_adamw"),
+    ("the slow average", "ademamix_muon", "muon", "ademamix"),
+)
+
+
+def one_part():
+    """The table of what one part of a rule of matrices changes."""
+    found, rows = rows_of(OTHERS), []
+    # The standing comparison's mars_shampoo has mars_adamw for the rest.
+    found["mars_shampoo, mars_adamw"] = found["mars_shampoo"]
+    for part, *names, rest in ONE_PART:
+        ours, theirs = (found[f"{name}, {rest}"] for name in names)
+        rows.append([part, *names, rest, gain(ours, theirs["losses"])[0]])
+    headings = ["the part", "matrices", "less", "the rest of both", "difference"]
+    return markdown(headings, rows)
+
+
+def by_decay():
+    """Contenders by label and weight decay."""
+    found = {}
+    for name in (DECAY, OTHERS, COMPARISON):
+        for label, row in rows_of(name).items():
+            found[label, row["optimizer"]["weight_decay"]] = row
+    return found
+
+
+BOTH_DECAYS = 0.01, 0.1
+# What a rule with MARS is held against at the weight decay of both.
+WITHOUT_MARS = (
+    ("mars_adamw", "adamw"),
+    ("mars_adamw", "adamw (.95, .99)"),
+    ("mars_shampoo", "muon, mars_adamw"),
+)
+
+
+def weight_decays():
+    """The table of rules with both weight decays."""
+    found, rows = by_decay(), []
+    for label in rows_of(DECAY):
+        low, high = (found[label, decay] for decay in BOTH_DECAYS)
+        assert low["point"] == high["point"]
+        means = [f"{row['mean']:.4f}" for row in (low, high)]
+        rows.append([label, *means, gain(low, high["losses"])[0]])
+    headings = ["contender", *(f"weight decay {decay:g}" for decay in BOTH_DECAYS)]
+    return markdown([*headings, "the first less the second"], rows)
+
+
+def at_one_decay():
+    """The table of rules with MARS less those without, their weight decay the same."""
+    found, rows = by_decay(), []
+    for label, other in WITHOUT_MARS:
+        cells = ["-", "-"]
+        for i, decay in enumerate(BOTH_DECAYS):
+            if (label, decay) in found:
+                losses = found[other, decay]["losses"]
+                cells[i] = gain(found[label, decay], losses)[0]
+        rows.append([label, other, *cells])
+    headings = [f"both with {decay:g}" for decay in BOTH_DECAYS]
+    return markdown(["contender", "less", *headings], rows)
+
+
 def evidence():
     """What README's table says of each optimizer that the comparison had."""
     from optimx.bench.compare.table import difference, tokens
@@ -240,7 +314,7 @@ def tables():
     found = [(page, costs())]
     if comparison():
         parts = comparison(), against("adamw (.95, .99)"), crossings()
-        parts += rates(), others()
+        parts += rates(), others(), one_part(), weight_decays(), at_one_decay()
         found += [(page, table) for table in parts]
     if comparison(BETAS):
         found += [("claims.md", table) for table in (comparison(BETAS), decays())]
