@@ -227,7 +227,7 @@ def others():
     return markdown(headings, rows)
 
 
-# Rules of matrices that differ in one part, and the rule for the rest of both.
+# What two rules of matrices are read for, the two, and the rule for the rest of both.
 ONE_PART = (
     ("MARS's correction", "mars_shampoo", "muon", "mars_adamw"),
     ("MARS's correction", "mars_shampoo", "muon", "adamw"),
@@ -239,7 +239,7 @@ ONE_PART = (
 
 
 def one_part():
-    """The table of what one part of a rule of matrices changes."""
+    """The table of what a part of a rule of matrices changes."""
     found, rows = rows_of(OTHERS), []
     # The standing comparison's mars_shampoo has mars_adamw for the rest.
     found["mars_shampoo, mars_adamw"] = found["mars_shampoo"]
